@@ -1,0 +1,38 @@
+# make demo              train the 30-layer network on digits, print a table, save a figure
+# make demo DATA=mnist   the same on MNIST (also fashion_mnist, or path/to/file.npz)
+# make test              the tests        make test-all   with the slow ones
+# make lint              ruff             make clean      remove what the above made
+
+PYTHON ?= python3
+DATA ?= digits
+VENV := .venv
+BIN := $(VENV)/bin
+
+# One stamp per set of extras, so that nothing is installed twice until setup.cfg changes.
+STAMP = $(VENV)/.installed
+
+.PHONY: demo test test-all lint clean
+
+demo: $(STAMP)-experiments
+	$(BIN)/tf-blocknorm run mlp --data "$(DATA)"
+
+test: $(STAMP)-test
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(STAMP)-test
+	$(BIN)/python -m pytest -n 2
+
+lint: $(STAMP)-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(STAMP)-%: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	@touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
