@@ -1,0 +1,35 @@
+"""What a problem consists of."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A network and how it is trained, but for the data and the optimizer.
+
+    Attributes:
+        name: The word by which the command line knows it.
+        title: What figures call it.
+        summary: One line for `tf-blocknorm list`.
+        build: Function `(input_shape, num_classes, **options)` that returns a Keras model.
+        loss, metric: As for `model.compile`; the metric is what tables and figures show.
+        batch_size: Examples per update.
+        updates: About how many updates a run makes unless the number of epochs is given.
+        options: What `build` takes, with default values.
+    """
+
+    name: str
+    title: str
+    summary: str
+    build: Callable
+    loss: str
+    metric: str
+    batch_size: int
+    updates: int
+    options: Mapping[str, int]
+
+    def epochs(self, examples):
+        """Return the number of epochs, at least 3, that make about `updates` updates."""
+        return max(3, self.updates // math.ceil(examples / self.batch_size))

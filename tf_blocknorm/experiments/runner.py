@@ -1,0 +1,216 @@
+"""One training run: started, recorded epoch by epoch, resumed where it was interrupted."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import pathlib
+import re
+import time
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from tf_blocknorm.experiments import data, records
+from tf_blocknorm.experiments.problems import PROBLEMS
+from tf_blocknorm.experiments.recipes import RECIPES
+
+# A checkpoint of a deep network costs as much time as an epoch on a small data set.
+SECONDS_BETWEEN_CHECKPOINTS = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything that decides the numbers of a run.
+
+    Attributes:
+        problem, method: Names in `PROBLEMS` and `RECIPES`.
+        source: What `data.load` takes.
+        split: Evaluated on the `"test"` examples, or on `"validation"` examples taken from the
+            training data.
+        learning_rate, seed, epochs: Numbers.
+        options: What the problem's `build` takes.
+    """
+
+    problem: str
+    source: str
+    method: str
+    learning_rate: float
+    seed: int
+    epochs: int
+    options: Mapping[str, int]
+    split: str = "test"
+
+    def settings(self):
+        """Return as plain data whatever the numbers depend on, also the versions in use."""
+        problem, recipe, dataset = (
+            PROBLEMS[self.problem],
+            RECIPES[self.method],
+            data.load(self.source),
+        )
+        return {
+            **dataclasses.asdict(self),
+            "source": dataset.name,
+            "data_digest": dataset.digest,
+            "optimizer": recipe.optimizer,
+            "arguments": dict(recipe.arguments),
+            "schedule": "linear decay to 0",
+            "batch_size": problem.batch_size,
+            "versions": records.versions(),
+        }
+
+    def folder(self, out):
+        """Return the folder under `out` that belongs to this run and to no other."""
+        settings = self.settings()
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        name = f"{self.method}-{self.learning_rate:g}-seed{self.seed}-{digest}"
+        return pathlib.Path(out, f"{self.problem}-{settings['source']}-{self.split}", name)
+
+
+def finished(run, out):
+    """Return the summary of a run if it is finished, else None."""
+    return records.read_json(run.folder(out) / "summary.json")
+
+
+def epochs_on_disk(run, out):
+    """Return what was recorded at the end of each epoch."""
+    return records.read_lines(run.folder(out) / "epochs.jsonl")
+
+
+def train(run, out, command="", report=lambda epoch, logs: None):
+    """Train, or go on training, and return the summary.
+
+    Args:
+        run: A `Run`.
+        out: The folder of all runs.
+        command: The command line, for the record.
+        report: Called after every epoch with the number of finished epochs and its record.
+    """
+    folder = run.folder(out)
+    dataset = data.load(run.source)
+    if run.split == "validation":
+        dataset = dataset.without_test()
+    problem = PROBLEMS[run.problem]
+
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(run.seed)
+    model = problem.build(dataset.input_shape, dataset.num_classes, **run.options)
+    batches = Batches(dataset.x_train, dataset.y_train, problem.batch_size, run.seed)
+    optimizer = RECIPES[run.method].make(run.learning_rate, run.epochs * len(batches))
+    # Compiling a network of 30 layers by XLA takes longer than it saves in a short run.
+    model.compile(optimizer, loss=problem.loss, metrics=[problem.metric], jit_compile=False)
+
+    checkpoint = Checkpoint(folder, report)
+    model.fit(
+        batches,
+        shuffle=False,  # `Batches` does it.
+        validation_data=(dataset.x_test, dataset.y_test),
+        validation_batch_size=1000,
+        initial_epoch=checkpoint.restore(model),
+        epochs=run.epochs,
+        callbacks=[batches.reshuffle(), checkpoint],
+        verbose=0,
+    )
+    last = checkpoint.epochs[-1]
+    summary = {
+        **run.settings(),
+        **{key: value for key, value in last.items() if key not in ("epoch", "seconds")},
+        "seconds": round(sum(epoch["seconds"] for epoch in checkpoint.epochs), 2),
+        "finished": records.now(),
+        "machine": records.machine(),
+        "command": command,
+    }
+    records.write_json(folder / "summary.json", summary)
+    checkpoint.remove()
+    return summary
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches in an order that depends on nothing but the seed and the epoch.
+
+    Keras's own shuffling goes on from its last state, which no checkpoint holds.
+    """
+
+    def __init__(self, x, y, batch_size, seed):
+        super().__init__()
+        self.x, self.y, self.batch_size, self.seed = x, y, batch_size, seed
+        self.shuffle(epoch=0)
+
+    def __len__(self):
+        return math.ceil(len(self.x) / self.batch_size)
+
+    def __getitem__(self, index):
+        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        return self.x[rows], self.y[rows]
+
+    def shuffle(self, epoch):
+        """Draw the order of an epoch."""
+        self.order = np.random.default_rng([self.seed, epoch]).permutation(len(self.x))
+
+    def reshuffle(self):
+        """Return the callback that draws a new order for each epoch."""
+        return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: self.shuffle(epoch))
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Records each epoch and keeps what is needed to go on after an interruption.
+
+    `keras.callbacks.BackupAndRestore` loses the state of dropout's random numbers, so that a
+    resumed run differs; saves at every epoch, however short; and writes weights and epoch number
+    one after the other: killed in between, it repeats an epoch. Here every variable is saved, and
+    the file's name is the epoch number.
+    """
+
+    def __init__(self, folder, report):
+        super().__init__()
+        self.folder, self.report, self.epochs = folder, report, []
+
+    def restore(self, model):
+        """Load the last checkpoint and return the number of epochs it has seen."""
+        found = self._files()
+        done = max(found, default=0)
+        if done:
+            model.optimizer.build(model.trainable_variables)
+            with np.load(found[done]) as values:
+                for index, variable in enumerate(_variables(model)):
+                    variable.assign(values[str(index)])
+        self.epochs = records.read_lines(self.folder / "epochs.jsonl")[:done]
+        return done
+
+    def remove(self):
+        """Delete the checkpoints: the run is finished."""
+        for path in self._files().values():
+            path.unlink()
+
+    def on_train_begin(self, logs=None):
+        self.saved = self.began = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        now = time.monotonic()
+        record = {"epoch": epoch + 1, **{key: float(value) for key, value in logs.items()}}
+        self.epochs.append({**record, "seconds": round(now - self.began, 3)})
+        self.began = now
+        # First the record, then the checkpoint: a record too many is cut off by `restore`.
+        records.write_lines(self.folder / "epochs.jsonl", self.epochs)
+        if now - self.saved > SECONDS_BETWEEN_CHECKPOINTS:
+            self._save(epoch + 1)
+            self.saved = time.monotonic()
+        self.report(epoch + 1, self.epochs[-1])
+
+    def _save(self, done):
+        older = self._files()
+        partial = self.folder / "partial.npz"
+        values = map(keras.ops.convert_to_numpy, _variables(self.model))
+        np.savez(partial, **{str(index): value for index, value in enumerate(values)})
+        partial.replace(self.folder / f"epoch-{done}.npz")
+        for path in older.values():
+            path.unlink()
+
+    def _files(self):
+        paths = self.folder.glob("epoch-*.npz")
+        return {int(re.search(r"epoch-(\d+)", path.name)[1]): path for path in paths}
+
+
+def _variables(model):
+    return [*model.variables, *model.optimizer.variables]
