@@ -1,0 +1,144 @@
+"""The command line as a person meets it: exit codes, one-line errors, interruption."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tf_blocknorm.experiments import cli
+
+COMMAND = str(pathlib.Path(sys.executable).with_name("tf-blocknorm"))
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    x, y = np.random.default_rng(0).normal(size=(128, 8)), np.arange(128) % 2
+    x = x + y[:, None]
+    np.savez(path, x_train=x, y_train=y, x_test=x[:32], y_test=y[:32])
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "COMMAND"),
+        (["run"], "problem"),
+        (["run", "mpl"], "invalid choice: 'mpl'"),
+        (["run", "mlp", "--method", "Adam"], "unrecognized arguments: --method"),
+        (["run", "mlp", "--methods", "Adan"], "invalid choice: 'Adan'"),
+        (["run", "mlp", "--epochs", "0"], "--epochs: must be a whole number, at least 1"),
+        (["run", "mlp", "--depth", "2.5"], "--depth: must be a whole number, at least 1"),
+        (["run", "mlp", "--learning-rate", "nan"], "must be a positive number. Received: nan"),
+        (["sweep", "mlp", "--learning-rate", "1"], "unrecognized arguments: --learning-rate"),
+        (["run", "mlp", "--data", "mnits"], "Received: data=mnits"),
+        (["run", "mlp", "--data", "nowhere/data.npz"], "There is no file `nowhere/data.npz`."),
+        (["run", "mlp", "--out", __file__], "`--out` must be a folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(argv, message, capsys):
+    try:
+        code = cli.main(argv)
+    except SystemExit as stop:
+        code = stop.code
+    output = capsys.readouterr()
+    assert code == 2
+    assert message in output.err
+    assert output.err.startswith("tf-blocknorm")
+    assert output.err.count("\n") == 1
+    assert output.out == ""
+
+
+def test_help_and_list(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["run", "--help"])
+    text = capsys.readouterr().out
+    for option in ("--data", "--methods", "--seeds", "--epochs", "--depth", "--quick", "--out"):
+        assert option in text
+    assert cli.main(["list"]) == 0
+    text = capsys.readouterr().out
+    for word in ("mlp", "digits", "BlockNormSGD", "Adam", "SGD"):
+        assert word in text
+
+
+def test_run_from_start_to_finish_and_again(npz, tmp_path):
+    argv = [COMMAND, "run", "mlp", "--data", npz, "--depth", "1", "--epochs", "2", "--seeds", "2"]
+    argv += ["--methods", "BlockNormSGD", "SGD", "--out", str(tmp_path)]
+    first = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr == "", "no noise"
+    assert "\x1b" not in first.stdout, "no control codes where there is no terminal"
+    assert "[4/4]" in first.stdout
+    assert "Tuning: " in first.stdout
+    assert str(tmp_path / "mlp-tiny.png") in first.stdout
+    assert (tmp_path / "mlp-tiny.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "mlp-tiny.md").read_text().count("\n") == 4
+    record = json.loads((tmp_path / "mlp-tiny.json").read_text())
+    assert record["command"].startswith("tf-blocknorm run mlp --data ")
+    assert [run["method"] for run in record["runs"]] == ["BlockNormSGD"] * 2 + ["SGD"] * 2
+
+    again = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert "4 finished runs found" in again.stdout
+    assert json.loads((tmp_path / "mlp-tiny.json").read_text()) == record
+
+
+def test_sweep_widens_every_grid_alike(npz, tmp_path, capsys, monkeypatch):
+    # Trained in this process, for speed; the true thing is tested above.
+    from tf_blocknorm.experiments import runner, workers
+
+    def train_all(runs, out, jobs, command, progress):
+        for run in runs:
+            best = 0.2 if run.method == "SGD" else 0.02
+            summary = {
+                **run.settings(),
+                "val_accuracy": 1.0 / (1.0 + abs(np.log(run.learning_rate / best))),
+                "val_loss": 1.0,
+                "seconds": 1.0,
+            }
+            runner.records.write_json(run.folder(out) / "summary.json", summary)
+            progress.finished(run, summary)
+
+    monkeypatch.setattr(workers, "train_all", train_all)
+    argv = ["sweep", "mlp", "--data", npz, "--depth", "1", "--seeds", "1", "--out", str(tmp_path)]
+    assert cli.main(argv) == 0
+    runs = json.loads((tmp_path / "sweep-mlp-tiny.json").read_text())["runs"]
+    rates = {}
+    for run in runs:
+        rates.setdefault(run["method"], []).append(run["learning_rate"])
+    assert rates["SGD"][-2:] == [0.2, 0.5], "the best rate, .2, is no longer at the edge"
+    assert len({len(grid) for grid in rates.values()}) == 1
+    assert {run["split"] for run in runs} == {"validation"}
+    assert "100.0 *" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for process groups")
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(npz, tmp_path):
+    argv = [COMMAND, "run", "mlp", "--data", npz, "--depth", "1", "--epochs", "20"]
+    argv += ["--seeds", "500", "--methods", "SGD", "--jobs", "1", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("*/*/summary.json")):
+            assert time.monotonic() < deadline, "no run was finished"
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # As a terminal does: to parent and workers.
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err == "", "no traceback"
+    assert "of 500 runs are finished and kept. Continue with: tf-blocknorm run mlp" in out
+    assert "SGD, momentum 0.9" in out
+    assert (tmp_path / "mlp-tiny.png").exists()
+    finished = len(list(tmp_path.glob("*/*/summary.json")))
+    record = json.loads((tmp_path / "mlp-tiny.json").read_text())
+    assert 1 <= len(record["runs"]) == finished < 500

@@ -1,0 +1,321 @@
+"""The experiments: data are checked, runs resume exactly, tables and figures tell the truth."""
+
+import json
+import pathlib
+import urllib.request
+
+import keras
+import numpy as np
+import pytest
+
+from tf_blocknorm.experiments import commands, data, figures, recipes, runner, tables
+from tf_blocknorm.experiments.errors import ExperimentError
+from tf_blocknorm.experiments.problems import PROBLEMS
+
+RESULTS = pathlib.Path(__file__).parent.parent / "results"
+
+
+def arrays(**changes):
+    """Return three easy classes in an 4 x 4 image, as an .npz file should hold them."""
+    rng = np.random.default_rng(0)
+    y_train, y_test = np.arange(90) % 3, np.arange(30) % 3
+    x_train = rng.normal(size=(90, 4, 4)) + y_train[:, None, None]
+    x_test = rng.normal(size=(30, 4, 4)) + y_test[:, None, None]
+    return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test, **changes}
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    np.savez(path, **arrays())
+    return str(path)
+
+
+def a_run(source, **changes):
+    settings = {"method": "Adam", "learning_rate": 0.01, "seed": 0, "epochs": 4, **changes}
+    return runner.Run(problem="mlp", source=source, options={"depth": 2}, **settings)
+
+
+def without_seconds(path):
+    return [{**epoch, "seconds": None} for epoch in map(json.loads, path.open())]
+
+
+# Data
+
+
+def test_digits():
+    digits = data.load("digits")
+    assert digits.x_train.shape == (1437, 8, 8)
+    assert digits.x_test.shape == (360, 8, 8)
+    assert digits.num_classes == 10
+    assert digits.x_train.min() == 0.0
+    assert digits.x_train.max() == 1.0
+    assert set(np.bincount(digits.y_test)) <= {35, 36, 37}  # Stratified.
+
+
+def test_npz(npz):
+    tiny = data.load(npz)
+    assert tiny.name == "tiny"
+    assert tiny.input_shape == (4, 4)
+    assert tiny.num_classes == 3
+    np.testing.assert_allclose(tiny.x_test, arrays()["x_test"], rtol=1e-6)
+    np.testing.assert_array_equal(tiny.y_train, arrays()["y_train"])
+
+
+def test_bytes_are_scaled_and_a_column_of_labels_is_taken(tmp_path):
+    pixels = np.full((90, 4, 4), 255, "uint8")
+    path = tmp_path / "bytes.npz"
+    np.savez(path, **arrays(x_train=pixels, y_train=np.arange(90)[:, None] % 3))
+    loaded = data.load(str(path))
+    assert loaded.x_train.max() == 1.0
+    assert loaded.y_train.shape == (90,)
+
+
+def test_validation_examples_come_from_the_training_data_alone(npz):
+    tiny = data.load(npz)
+    split = tiny.without_test()
+    assert (len(split.x_train), len(split.x_test)) == (72, 18)
+    both = np.concatenate([split.x_train, split.x_test])
+    np.testing.assert_array_equal(
+        np.sort(both.ravel()), np.sort(tiny.x_train.ravel()), "every example, once"
+    )
+    np.testing.assert_array_equal(split.x_test, tiny.without_test().x_test, "always the same")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_train": np.zeros((90, 4, 5))}, r"one shape. Received: \(4, 5\) and \(4, 4\)"),
+        ({"y_train": np.zeros(89, int)}, r"y_train.shape=\(89,\)"),
+        ({"y_train": np.zeros((90, 3), int)}, r"y_train.shape=\(90, 3\)"),
+        ({"x_test": np.zeros((0, 4, 4)), "y_test": np.zeros(0, int)}, r"x_test.shape=\(0, 4, 4\)"),
+        ({"y_train": np.arange(90) % 3 / 2}, "y_train.dtype=float64"),
+        ({"x_train": np.zeros((90, 4, 4), complex)}, "x_train.dtype=complex128"),
+        ({"x_train": np.full((90, 4, 4), np.nan)}, "NaN or infinity"),
+        ({"y_train": np.arange(90) % 3 + 1}, "3 different labels from 1 to 3"),
+        ({"y_test": np.arange(30) % 4}, "labels from 0 to 3 for 3 classes"),
+        ({"y_test": np.array([None] * 30)}, "cannot be read"),
+    ],
+)
+def test_unusable_arrays_are_refused(tmp_path, changes, message):
+    path = tmp_path / "bad.npz"
+    np.savez(path, **arrays(**changes))
+    with pytest.raises(ExperimentError, match=message) as error:
+        data.load(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_arrays_are_named(tmp_path):
+    path = tmp_path / "half.npz"
+    np.savez(path, x_train=np.zeros((3, 2)), y_train=np.zeros(3, int))
+    with pytest.raises(ExperimentError, match="Missing: x_test, y_test"):
+        data.load(str(path))
+
+
+def test_a_broken_file_is_refused(tmp_path):
+    path = tmp_path / "broken.npz"
+    np.savez(path, **arrays())
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ExperimentError, match="cannot be read as an"):
+        data.load(str(path))
+
+
+def test_without_a_network_the_alternative_is_named(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(keras.src.utils.file_utils, "urlretrieve", refuse)
+    monkeypatch.setattr(keras.src.utils.file_utils.config, "keras_home", lambda: str(tmp_path))
+    with pytest.raises(ExperimentError, match=r"no route to host.*--data digits"):
+        data.load("fashion_mnist")
+
+
+# Runs
+
+
+def test_the_same_run_gives_the_same_numbers(npz, tmp_path):
+    first = runner.train(a_run(npz), tmp_path / "a")
+    again = runner.train(a_run(npz), tmp_path / "b")
+    other = runner.train(a_run(npz, seed=1), tmp_path / "b")
+    assert first["loss"] == again["loss"]
+    assert first["loss"] != other["loss"]
+
+
+@pytest.mark.parametrize("method", ["Adam", "BlockNormSGD"])
+def test_an_interrupted_run_resumes_to_the_same_numbers(npz, tmp_path, monkeypatch, method):
+    monkeypatch.setattr(runner, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    run = a_run(npz, method=method)
+    whole = runner.train(run, tmp_path / "whole")
+
+    def interrupt(epoch, record):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.train(run, tmp_path / "halves", report=interrupt)
+    assert runner.finished(run, tmp_path / "halves") is None
+    seen = []
+    resumed = runner.train(
+        run, tmp_path / "halves", report=lambda epoch, record: seen.append(epoch)
+    )
+    assert seen == [3, 4], "it went on where it was"
+    assert {key: resumed[key] for key in ("loss", "accuracy", "val_loss", "val_accuracy")} == {
+        key: whole[key] for key in ("loss", "accuracy", "val_loss", "val_accuracy")
+    }
+    lines = [run.folder(tmp_path / half) / "epochs.jsonl" for half in ("whole", "halves")]
+    assert without_seconds(lines[0]) == without_seconds(lines[1])
+    assert sorted(path.name for path in run.folder(tmp_path / "halves").iterdir()) == [
+        "epochs.jsonl",
+        "summary.json",
+    ]
+
+
+def test_epochs_after_the_last_checkpoint_are_not_recorded_twice(npz, tmp_path, monkeypatch):
+    run = a_run(npz)
+
+    def interrupt(epoch, record):
+        # The first epoch has its checkpoint; the second is recorded but not saved.
+        monkeypatch.setattr(runner, "SECONDS_BETWEEN_CHECKPOINTS", 1e9)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        runner.train(run, tmp_path, report=interrupt)
+    runner.train(run, tmp_path)
+    assert [epoch["epoch"] for epoch in runner.epochs_on_disk(run, tmp_path)] == [1, 2, 3, 4]
+
+
+def test_the_summary_says_how_it_came_about(npz, tmp_path):
+    run = a_run(npz, epochs=1, split="validation")
+    summary = runner.train(run, tmp_path, command="tf-blocknorm run mlp")
+    assert summary == runner.finished(run, tmp_path)
+    assert summary["command"] == "tf-blocknorm run mlp"
+    assert summary["versions"]["keras"] == keras.__version__
+    assert summary["machine"]["cores"] >= 1
+    assert (summary["seed"], summary["split"], summary["source"]) == (0, "validation", "tiny")
+
+
+def test_nothing_is_reused_that_would_come_out_otherwise(npz, tmp_path):
+    folders = {
+        a_run(npz).folder(tmp_path),
+        a_run(npz, seed=1).folder(tmp_path),
+        a_run(npz, epochs=5).folder(tmp_path),
+        a_run(npz, learning_rate=0.0100001).folder(tmp_path),
+        a_run(npz, split="validation").folder(tmp_path),
+        a_run("digits").folder(tmp_path),
+    }
+    assert len(folders) == 6
+
+
+def test_a_run_that_diverges_is_recorded_as_such(npz, tmp_path):
+    run = a_run(npz, method="SGD", learning_rate=1e30, epochs=2)
+    assert runner.train(run, tmp_path)["epochs"] == 2
+    (tmp_path / "again.json").write_text((run.folder(tmp_path) / "summary.json").read_text())
+    summary = json.loads((tmp_path / "again.json").read_text(), parse_constant=pytest.fail)
+    assert summary["val_loss"] is None
+
+
+def test_the_order_of_batches_depends_on_seed_and_epoch_only():
+    x, y = np.arange(10), np.arange(10)
+
+    def order(seed, *epochs):
+        batches = runner.Batches(x, y, 4, seed)
+        for epoch in epochs:
+            batches.shuffle(epoch)
+        return np.concatenate([batches[index][0] for index in range(len(batches))]).tolist()
+
+    assert sorted(order(0, 1)) == list(range(10))
+    assert order(0, 3) == order(0, 1, 2, 3)
+    assert order(0, 3) != order(1, 3)
+    assert order(0, 3) != order(0, 4)
+
+
+# Problems and recipes
+
+
+def test_the_mlp_is_the_published_one():
+    model = PROBLEMS["mlp"].build((28, 28), 10, depth=30)
+    assert model.count_params() - 30 * 2 * 128 == 588_298
+
+
+@pytest.mark.parametrize("method", recipes.RECIPES)
+def test_recipes(method):
+    optimizer = recipes.RECIPES[method].make(0.5, steps=10)
+    schedule = optimizer._learning_rate
+    assert type(optimizer).__name__ == recipes.RECIPES[method].optimizer
+    assert [float(schedule(step)) for step in (0, 5, 10)] == [0.5, 0.25, 0.0]
+    for name, value in recipes.RECIPES[method].arguments.items():
+        assert optimizer.get_config()[name] == value
+
+
+def test_every_method_gets_as_many_learning_rates():
+    assert len({len(recipe.grid) for recipe in recipes.RECIPES.values()}) == 1
+
+
+@pytest.mark.parametrize(("problem", "name"), recipes.TUNED)
+def test_tuned_rates_are_those_of_the_committed_sweep(problem, name):
+    record = json.loads((RESULTS / f"sweep-{problem}-{name}.json").read_text())
+    runs = record["runs"]
+    assert {run["split"] for run in runs} == {"validation"}
+    assert tables.best_rates(runs) == recipes.TUNED[problem, name].rates
+    per_method = {(run["learning_rate"], run["seed"]) for run in runs if run["method"] == "Adam"}
+    for method, group in tables.grouped(runs, "method").items():
+        assert len(group) == len(per_method), f"{method}: as many runs as for Adam"
+        rates = sorted({run["learning_rate"] for run in group})
+        assert tables.best_rates(group)[method] not in (rates[0], rates[-1])
+
+
+def test_grids_widen_in_steps_of_1_2_5():
+    grid = [0.005, 0.01, 0.02, 0.05, 0.1]
+    assert commands.widen(grid, best=0.1) == 0.2
+    assert commands.widen(grid, best=0.005) == 0.002
+    assert grid == [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2]
+    assert [commands.neighbour(rate, 1) for rate in (1.0, 2.0, 5.0)] == [2.0, 5.0, 10.0]
+    assert [commands.neighbour(rate, -1) for rate in (1.0, 2.0, 5.0)] == [0.5, 1.0, 2.0]
+    for recipe in recipes.RECIPES.values():
+        pairs = zip(recipe.grid, recipe.grid[1:], strict=False)
+        assert all(commands.neighbour(low, 1) == high for low, high in pairs)
+
+
+# Tables and figures
+
+
+def summary(method, rate, seed, accuracy, loss=1.0, split="test"):
+    return {
+        "problem": "mlp", "method": method, "learning_rate": rate, "seed": seed, "split": split,
+        "epochs": 2, "val_accuracy": accuracy, "val_loss": loss, "seconds": 10.0,
+    }  # fmt: skip
+
+
+def test_the_table_gives_mean_and_standard_deviation():
+    runs = [summary("Adam", 0.01, seed, value) for seed, value in enumerate([0.7, 0.8, 0.9])]
+    header, (row,) = tables.by_method([*runs])
+    assert header[3:5] == ["test accuracy", "test loss"]
+    assert row == ["Adam", "0.01", "3", "80.0 ± 10.0 %", "1.000 ± 0.000", "10 ± 0"]
+    assert tables.markdown(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |\n"
+
+
+def test_the_best_rate_is_that_of_the_best_mean_and_never_one_that_diverged():
+    runs = [
+        summary("Adam", 0.01, 0, 0.7), summary("Adam", 0.01, 1, 0.7),
+        summary("Adam", 0.02, 0, 0.9), summary("Adam", 0.02, 1, 0.4),
+        summary("Adam", 0.05, 0, 0.7, loss=0.9), summary("Adam", 0.05, 1, 0.7, loss=0.9),
+        summary("SGD", 0.1, 0, 0.1, loss=None), summary("SGD", 0.2, 0, 0.1),
+    ]  # fmt: skip
+    assert tables.best_rates(runs) == {"Adam": 0.05, "SGD": 0.2}
+    header, rows = tables.by_rate(runs)
+    assert header == ["rate", "Adam", "SGD, momentum 0.9"]
+    assert rows[2] == ["0.05", "70.0 ± 0.0 *", ""]
+
+
+def test_figures_are_drawn_also_of_runs_that_diverged_or_are_missing(tmp_path):
+    curve = [{"accuracy": 0.2, "val_accuracy": 0.3}, {"accuracy": 0.4, "val_accuracy": None}]
+    runs = [(summary("Adam", 0.01, 0, 0.3), curve), (summary("SGD", 0.01, 0, None), curve)]
+    figures.curves(runs, tmp_path / "curves.png", "title", "subtitle")
+    sweep = [summary("Adam", 0.01, 0, 0.3), summary("Adam", 0.01, 1, 0.4)]
+    sweep.append(summary("Adam", 0.02, 0, None))
+    figures.rates(sweep, tmp_path / "rates.png", "title", "subtitle")
+    for path in tmp_path.iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG")
