@@ -1,0 +1,32 @@
+"""Normalised-gradient optimizers for Keras 3.
+
+>>> model = keras.Sequential([keras.layers.Dense(1)])
+>>> model.compile(optimizer=tf_blocknorm.BlockNormSGD(learning_rate=0.01, norm="max"), loss="mse")
+"""
+
+from tf_blocknorm import norms
+from tf_blocknorm.optimizers.block_norm import (
+    BlockNormAdagrad,
+    BlockNormAdam,
+    BlockNormAdamW,
+    BlockNormLion,
+    BlockNormNadam,
+    BlockNormRMSprop,
+    BlockNormSGD,
+    block_normalized,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BlockNormAdagrad",
+    "BlockNormAdam",
+    "BlockNormAdamW",
+    "BlockNormLion",
+    "BlockNormNadam",
+    "BlockNormRMSprop",
+    "BlockNormSGD",
+    "__version__",
+    "block_normalized",
+    "norms",
+]

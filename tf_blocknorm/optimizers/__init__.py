@@ -1,0 +1,1 @@
+"""The optimizers: one method per file over `base.py`."""

@@ -1,0 +1,168 @@
+"""Where Keras's optimizers are entered: every private method that this package overrides or calls.
+
+One training step of a Keras optimizer runs, on every backend, through `apply` → `_backend_apply_gradients`
+(accumulate → `_clip_gradients` → `_apply_weight_decay` → `_backend_update_step` → average of the weights) → constraints.
+A block-normalised optimizer acts at two points of it:
+
+- `on_gradients(gradients, variables)`, once the gradients are aggregated over replicas, unscaled and clipped
+  and before the wrapped rule sees them. (The mean of unit vectors is not the unit mean: earlier would be wrong.)
+- `on_updates(visits, learning_rate)`, once the wrapped rule has run for all variables.
+
+`Hooks` is the class for the backend that Keras runs on. `tests/test_hooks.py` fails when Keras moves one of these methods.
+"""
+
+import collections
+import contextlib
+import types
+
+import keras
+
+PRIVATE = (
+    "_apply_weight_decay",
+    "_backend_update_step",
+    "_clip_gradients",
+    "_get_variable_index",
+    "_track_variable",
+    "_use_weight_decay",
+)
+PRIVATE_ON_TENSORFLOW = ("_all_reduce_sum_gradients", "_distributed_tf_update_step")
+
+
+Visit = collections.namedtuple("Visit", ["index", "variable", "direction"])
+Visit.__doc__ = """A variable (or its copy on a replica) that the wrapped rule has been run for.
+
+`direction` is what the rule would have subtracted, and None where it did so itself.
+"""
+
+
+class _CommonHooks:
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # What lives no longer than a trace. In a namespace, as TensorFlow would try to write a bare
+        # list or dict into checkpoints.
+        self._scratch = types.SimpleNamespace(visits=[], watched=None, compiled={})
+
+    def on_gradients(self, gradients, variables):
+        """What the wrapped rule is to see in place of the gradients."""
+        return gradients
+
+    def on_updates(self, visits, learning_rate):
+        """What remains to be done to the variables after the wrapped rule.
+
+        Args:
+            visits: what `update_step` put into `self._scratch.visits`: one entry per variable and
+                replica, in the order of the variables; the replicas of a variable follow one another.
+            learning_rate: scalar tensor or variable.
+        """
+
+    def draw(self, distribution, shape):
+        """A float32 tensor from `self.seed_generator`: `"uniform"` on [-1, 1) or standard `"normal"`."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def _collected_visits(self):
+        self._scratch.visits = []
+        yield self._scratch.visits
+        self._scratch.visits = []
+
+    def _apply_weight_decay(self, variables):
+        # torch's version fails on an empty list.
+        if self.weight_decay is not None and any(self._use_weight_decay(v) for v in variables):
+            super()._apply_weight_decay(variables)
+
+
+class PortableHooks(_CommonHooks):
+    """JAX (where `fit` compiles the step anyway) and torch."""
+
+    def draw(self, distribution, shape):
+        if distribution == "uniform":
+            return keras.random.uniform(shape, -1.0, 1.0, "float32", self.seed_generator)
+        return keras.random.normal(shape, 0.0, 1.0, "float32", self.seed_generator)
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        gradients = self.on_gradients(grads, trainable_variables)
+        with self._collected_visits() as visits:
+            super()._backend_update_step(gradients, trainable_variables, learning_rate)
+        self.on_updates(visits, learning_rate)
+
+
+class TensorFlowHooks(_CommonHooks):
+    """TensorFlow, with `tf.distribute`, sparse gradients and the compiled update."""
+
+    def build(self, variables):
+        import tensorflow as tf
+
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if self.jit_compile and replicas > 1:
+            raise ValueError(
+                "`jit_compile=True` is not possible under a distribution strategy with several "
+                "replicas, as XLA cannot compile their communication "
+                "(https://github.com/keras-team/keras/issues/19005). "
+                f"Received: jit_compile=True, with {replicas} replicas"
+            )
+        super().build(variables)
+
+    def draw(self, distribution, shape):
+        import tensorflow as tf
+
+        # keras.random's numbers differ under XLA, where TensorFlow takes another way from the seed to the
+        # generator. Key and counter of Philox given directly, they are the same everywhere.
+        operation = {
+            "uniform": tf.raw_ops.StatelessRandomUniformV2,
+            "normal": tf.raw_ops.StatelessRandomNormalV2,
+        }[distribution]
+        seed, draw = tf.unstack(tf.cast(self.seed_generator.next(), tf.uint64))
+        numbers = operation(shape=shape, key=[seed], counter=[tf.zeros_like(draw), draw], alg=1)
+        return 2.0 * numbers - 1.0 if distribution == "uniform" else numbers
+
+    def apply(self, grads, trainable_variables=None):
+        import tensorflow as tf
+
+        if self.gradient_accumulation_steps and not tf.executing_eagerly():
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            if replicas > 1:
+                raise ValueError(
+                    "`gradient_accumulation_steps` does not work inside a `tf.function` under a "
+                    "distribution strategy (https://github.com/keras-team/keras/issues/20582). "
+                    "Accumulate in a custom loop, or use larger batches. Received: "
+                    f"gradient_accumulation_steps={self.gradient_accumulation_steps}, "
+                    f"with {replicas} replicas"
+                )
+        # A sparse gradient may hold a row several times, and its norm is that of their sum. Dense
+        # from the start, it also passes Keras's clipping and unscaling, which fail on such rows.
+        grads = [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]
+        return super().apply(grads, trainable_variables)
+
+    def _clip_gradients(self, grads):
+        # Keras clips the gradient of every replica; the gradient of the batch is their sum, so clip that.
+        return grads
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        gradients, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars))
+        gradients = super()._clip_gradients(list(gradients))
+        return list(zip(self.on_gradients(gradients, variables), variables))
+
+    def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
+        with self._collected_visits() as visits:
+            super()._distributed_tf_update_step(distribution, grads_and_vars, learning_rate)
+        self.on_updates(visits, learning_rate)
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        step = super()._backend_update_step
+        if not self.jit_compile:
+            step(grads, trainable_variables, learning_rate)
+            return
+
+        import tensorflow as tf
+
+        def compiled_step(grads, learning_rate):
+            step(grads, trainable_variables, learning_rate)
+
+        functions = self._scratch.compiled
+        key = tuple(self._get_variable_index(v) for v in trainable_variables)
+        if key not in functions:
+            functions[key] = tf.function(compiled_step, jit_compile=True, autograph=False)
+        functions[key](list(grads), tf.convert_to_tensor(learning_rate))
+
+
+Hooks = TensorFlowHooks if keras.backend.backend() == "tensorflow" else PortableHooks
