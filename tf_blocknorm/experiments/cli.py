@@ -66,7 +66,12 @@ def _parser():
             "goes on where it was.",
             allow_abbrev=False,
         )
-        command.add_argument("problem", choices=PROBLEMS, help=f"one of: {', '.join(PROBLEMS)}")
+        command.add_argument(
+            "problem",
+            choices=PROBLEMS,
+            metavar="PROBLEM",
+            help=f"one of: {', '.join(PROBLEMS)}",
+        )
         command.add_argument(
             "--data",
             default="digits",

@@ -20,12 +20,11 @@ class Progress:
         self.tasks = {}
         self.bars = progress.Progress(
             progress.TextColumn("{task.description}"),
-            progress.BarColumn(bar_width=24),
+            progress.BarColumn(bar_width=10),  # All of it fits into 80 columns.
             progress.TextColumn("epoch {task.completed:.0f}/{task.total:.0f}"),
             progress.TextColumn("{task.fields[note]}"),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("left"),
             progress.TimeRemainingColumn(),
+            progress.TextColumn("left"),
             console=console,
             transient=True,
             speed_estimate_period=600,
@@ -46,7 +45,8 @@ class Progress:
         if self.done[id(run)] == run.epochs:
             return  # A message that came later than the end of its run.
         if id(run) not in self.tasks:
-            self.tasks[id(run)] = self.bars.add_task(describe(run), total=run.epochs, note="")
+            name = f"{run.method} {run.learning_rate:g}, seed {run.seed}"
+            self.tasks[id(run)] = self.bars.add_task(name, total=run.epochs, note="")
         metric = PROBLEMS[run.problem].metric
         note = f"{metric} {percent(record[f'val_{metric}'])}" if record else "starting"
         self.bars.update(self.tasks[id(run)], completed=done, note=note)

@@ -57,8 +57,8 @@ RECIPES = {
 # Key: (problem, data). Source: the sweep recorded in results/sweep-PROBLEM-DATA.json.
 TUNED = {
     ("mlp", "digits"): Tuning(
-        {"BlockNormSGD": 0.02, "Adam": 0.01, "SGD": 0.05},
-        "not yet tuned",
+        {"BlockNormSGD": 0.02, "Adam": 0.02, "SGD": 0.005},
+        "best of 6 on validation examples (2 seeds, 55 epochs)",
     ),
 }
 
