@@ -82,7 +82,7 @@ class BlockNormalized(Hooks):
             is the learning rate times a unit vector. Defaults to `"gradient"`.
         noise: Float >= 0. Adds `learning_rate * noise * xi` to the variables, `xi` being drawn anew for every weight; relative to
             the weights' norm where `scale="parameter"`. Excluded variables stay free of it. Defaults to 0.
-        noise_distribution: `"uniform"` on [-1, 1) or `"normal"` with standard deviation 1. Defaults to
+        noise_distribution: `"uniform"` on [-1, 1] or `"normal"` with standard deviation 1. Defaults to
             `"uniform"`.
         noise_every: Integer >= 1. Adds the noise at every so many steps only. Defaults to 1.
         seed: Integer seed of the noise. The generator's state belongs to the optimizer's

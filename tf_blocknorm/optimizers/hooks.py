@@ -13,6 +13,7 @@ A block-normalised optimizer acts at two points of it:
 
 import collections
 import contextlib
+import math
 import types
 
 import keras
@@ -56,7 +57,7 @@ class _CommonHooks:
         """
 
     def draw(self, distribution, shape):
-        """A float32 tensor from `self.seed_generator`: `"uniform"` on [-1, 1) or standard `"normal"`."""
+        """A float32 tensor from `self.seed_generator`: `"uniform"` on [-1, 1] or standard `"normal"`."""
         raise NotImplementedError
 
     @contextlib.contextmanager
@@ -105,15 +106,22 @@ class TensorFlowHooks(_CommonHooks):
     def draw(self, distribution, shape):
         import tensorflow as tf
 
-        # keras.random's numbers differ under XLA, where TensorFlow takes another way from the seed to the
-        # generator. Key and counter of Philox given directly, they are the same everywhere.
-        operation = {
-            "uniform": tf.raw_ops.StatelessRandomUniformV2,
-            "normal": tf.raw_ops.StatelessRandomNormalV2,
-        }[distribution]
+        # keras.random's numbers are others under XLA. The bits of Philox for a given key and counter
+        # are the same everywhere; what is made of them is written out here.
         seed, draw = tf.unstack(tf.cast(self.seed_generator.next(), tf.uint64))
-        numbers = operation(shape=shape, key=[seed], counter=[tf.zeros_like(draw), draw], alg=1)
-        return 2.0 * numbers - 1.0 if distribution == "uniform" else numbers
+        bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
+            shape=(2, *shape) if distribution == "normal" else shape,
+            key=[seed],
+            counter=[tf.zeros_like(draw), draw],
+            alg=1,
+            dtype=tf.int32,
+        )
+        uniform = tf.cast(bits, tf.float32) * 2.0**-31
+        if distribution == "uniform":
+            return uniform
+        radius, angle = tf.unstack(uniform)  # the method of Box and Muller
+        radius = tf.sqrt(-2.0 * tf.math.log(tf.maximum(0.5 + 0.5 * radius, 2.0**-32)))
+        return radius * tf.cos(math.pi * angle)
 
     def apply(self, grads, trainable_variables=None):
         import tensorflow as tf

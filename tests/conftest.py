@@ -1,0 +1,38 @@
+"""One backend per run: `KERAS_BACKEND=jax pytest` runs the files that are not about TensorFlow."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+BACKEND = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+if BACKEND == "jax":
+    # Two devices on the processor, for the tests with keras.distribution.
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+
+PORTABLE = {
+    "test_blocks.py",
+    "test_doctests.py",
+    "test_norms.py",
+    "test_optimizers.py",
+    "test_parity.py",
+    "test_properties.py",
+}
+ONLY = {"jax": {"test_jax.py"}, "torch": set()}
+
+
+def pytest_ignore_collect(collection_path):
+    name = collection_path.name
+    if not name.startswith("test_"):
+        return None
+    if BACKEND == "tensorflow":
+        return name in set().union(*ONLY.values()) or None
+    return name not in PORTABLE | ONLY[BACKEND] or None
+
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    # Two devices on the processor, for the tests with tf.distribute. Before anything is computed.
+    processor = tf.config.list_physical_devices("CPU")[0]
+    configuration = tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(processor, [configuration] * 2)
