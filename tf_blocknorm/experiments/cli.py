@@ -88,7 +88,7 @@ def _parser():
             help=f"some of: {', '.join(RECIPES)} (default: all)",
         )
         command.add_argument(
-            "--seeds", type=_count, metavar="N", help="runs per method (default: 4)"
+            "--seeds", type=_count, metavar="N", help="runs per method (default: 3)"
         )
         command.add_argument(
             "--epochs",

@@ -35,7 +35,7 @@ class Session:
         if arguments.quick:
             default = max(1, default // 6)
         self.epochs = arguments.epochs or default
-        self.seeds = range(arguments.seeds or (1 if arguments.quick else 4))
+        self.seeds = range(arguments.seeds or (1 if arguments.quick else 3))
         self.options = {**self.problem.options, **arguments.options}
         self.name = f"{self.problem.name}-{self.data.name}"
 

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import math
 import pathlib
 import re
 import time
@@ -96,7 +95,7 @@ def train(run, out, command="", report=lambda epoch, logs: None):
     keras.utils.clear_session()
     keras.utils.set_random_seed(run.seed)
     model = problem.build(dataset.input_shape, dataset.num_classes, **run.options)
-    batches = Batches(dataset.x_train, dataset.y_train, problem.batch_size, run.seed)
+    batches = Batches(dataset.x_train, dataset.y_train, problem, run.seed)
     optimizer = RECIPES[run.method].make(run.learning_rate, run.epochs * len(batches))
     # Compiling a network of 30 layers by XLA takes longer than it saves in a short run.
     model.compile(optimizer, loss=problem.loss, metrics=[problem.metric], jit_compile=False)
@@ -132,13 +131,14 @@ class Batches(keras.utils.PyDataset):
     Keras's own shuffling goes on from its last state, which no checkpoint holds.
     """
 
-    def __init__(self, x, y, batch_size, seed):
+    def __init__(self, x, y, problem, seed):
         super().__init__()
-        self.x, self.y, self.batch_size, self.seed = x, y, batch_size, seed
+        self.x, self.y, self.seed = x, y, seed
+        self.batch_size, self.count = problem.batch_size, problem.batches(len(x))
         self.shuffle(epoch=0)
 
     def __len__(self):
-        return math.ceil(len(self.x) / self.batch_size)
+        return self.count
 
     def __getitem__(self, index):
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]

@@ -1,7 +1,6 @@
 """What a problem consists of."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 
 
@@ -32,4 +31,12 @@ class Problem:
 
     def epochs(self, examples):
         """Return the number of epochs, at least 3, that make about `updates` updates."""
-        return max(3, self.updates // math.ceil(examples / self.batch_size))
+        return max(3, self.updates // self.batches(examples))
+
+    def batches(self, examples):
+        """Return the number of whole batches in an epoch.
+
+        Examples left over, others in each epoch, are not used: BatchNormalization in 30 layers
+        makes a poor gradient of a small batch, and a normalised step is as long as any other.
+        """
+        return max(1, examples // self.batch_size)

@@ -32,6 +32,6 @@ MLP = Problem(
     loss="sparse_categorical_crossentropy",
     metric="accuracy",
     batch_size=64,
-    updates=1000,
+    updates=1400,
     options={"depth": 30},
 )
