@@ -130,6 +130,8 @@ class BlockNormalized(Hooks):
         self.noise_every = _number(
             "noise_every", noise_every, "an integer >= 1", lambda x: x >= 1 and x == int(x)
         )
+        if seed is not None and not isinstance(seed, int):
+            raise ValueError(f"`seed` must be an integer or None. Received: seed={seed!r}")
         self.seed = seed
         self.jit_compile = _choice("jit_compile", jit_compile, (None, True, False))
         self._no_decay = blocks.validate_patterns(

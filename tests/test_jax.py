@@ -1,0 +1,68 @@
+"""JAX: the rows on two devices with keras.distribution, and without a compiled step."""
+
+import jax
+import keras
+import numpy as np
+import problems
+import pytest
+from cases import CASES
+from test_parity import assert_equal
+
+STEPS = 6
+
+
+def test_there_are_two_devices():
+    assert len(jax.devices()) == 2
+
+
+def data_parallel():
+    return keras.distribution.DataParallel(devices=keras.distribution.list_devices())
+
+
+def model_parallel():
+    mesh = keras.distribution.DeviceMesh((1, 2), ["batch", "model"], keras.distribution.list_devices())
+    layout = keras.distribution.LayoutMap(mesh)
+    layout["b/filters"] = (None, None, "model", None)
+    layout["b/wide"] = ("model", None, None)
+    return keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
+
+
+@CASES
+@pytest.mark.parametrize("make", [data_parallel, model_parallel])
+def test_sharded_over_two_devices(case, make):
+    rows = problems.rows(2 * STEPS)
+    keras.distribution.set_distribution(make())
+    try:
+        model = problems.compiled(case.optimizer(), jit_compile=True)
+        sharding = model.get_layer("b").all[1].value.sharding
+        assert sharding.is_fully_replicated == (make is data_parallel)
+        actual = problems.train(model, rows, batch_size=2)
+    finally:
+        keras.distribution.set_distribution(None)
+    assert_equal(actual, case.reference(problems.gradients(rows, 2)))
+
+
+@CASES
+def test_accumulated_micro_batches_are_one_batch(case):
+    if case.name in ("sgd-schedule", "sgd-ema"):
+        pytest.skip("Keras counts micro-batches in schedules, and averages after each")
+    rows = problems.rows(3 * STEPS)
+    model = problems.compiled(case.optimizer(gradient_accumulation_steps=3), jit_compile=True)
+    actual = problems.train(model, rows)
+    assert_equal(actual, case.reference(problems.gradients(rows, 3)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_loss_scaling_skips_steps_that_are_not_finite(value):
+    from cases import TABLE
+
+    case = next(case for case in TABLE if case.name == "sgd-max-nesterov")
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        rows = problems.half_precision_rows(STEPS)
+        rows[2, 5] = value
+        actual = problems.train(problems.compiled(case.optimizer(), jit_compile=True), rows)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    healthy = problems.gradients(np.delete(rows, 2, axis=0))
+    assert_equal(actual, case.reference(healthy))
