@@ -16,11 +16,17 @@ STAMP = $(VENV)/.installed
 demo: $(STAMP)-experiments
 	$(BIN)/tf-blocknorm run mlp --data "$(DATA)"
 
+# On three backends, one after the other: a process has but one.
 test: $(STAMP)-test
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 -m "not slow"
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -m "not slow"
+	KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: $(STAMP)-test
-	$(BIN)/python -m pytest -n 2
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2
+	KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2
+	$(BIN)/python tests/plant_faults.py
 
 lint: $(STAMP)-lint
 	$(BIN)/ruff check .

@@ -120,7 +120,9 @@ def _draw(kind, shape, seed, number):
     return np.asarray(ops.convert_to_numpy(function(shape, *limits, seed=generator)))
 
 
-def row(name, cls, rule="sgd", rule_options=None, groups=VARIABLE, decayed=(), rates=None, **arguments):
+def row(
+    name, cls, rule="sgd", rule_options=None, groups=VARIABLE, decayed=(), rates=None, **arguments
+):
     """A row whose arguments are given once: what the reference also knows is handed to it."""
     arguments = {"learning_rate": 0.05, **arguments}
     options = {k: v for k, v in arguments.items() if k in reference.OPTIONS}
@@ -129,7 +131,10 @@ def row(name, cls, rule="sgd", rule_options=None, groups=VARIABLE, decayed=(), r
     if not arguments.get("use_ema"):
         options.pop("ema_momentum", None)
     names = reference.RULES[rule].__code__.co_varnames
-    rule_options = {**{k: v for k, v in arguments.items() if k in names[3:]}, **(rule_options or {})}
+    rule_options = {
+        **{k: v for k, v in arguments.items() if k in names[3:]},
+        **(rule_options or {}),
+    }
     rule_options.pop("lr", None)
     return Case(name, cls, arguments, rule, rule_options, options, groups, decayed, rates)
 
@@ -222,7 +227,16 @@ TABLE = [
     row("adam", Adam, "adam", learning_rate=0.01),
     row("adam-amsgrad-epsilon", Adam, "adam", amsgrad=True, epsilon=0.05, norm="rms", block="unit"),
     row("adam-update", Adam, "adam", norm="rms", normalize="update", epsilon=0.05),
-    row("adam-scale-compiled", Adam, "adam", norm="rms", scale="parameter", scale_floor=0.1, jit_compile=True, epsilon=0.05),
+    row(
+        "adam-scale-compiled",
+        Adam,
+        "adam",
+        norm="rms",
+        scale="parameter",
+        scale_floor=0.1,
+        jit_compile=True,
+        epsilon=0.05,
+    ),
     row(
         "adamw",
         tfb.BlockNormAdamW,
@@ -234,7 +248,9 @@ TABLE = [
         epsilon=0.05,
     ),
     row("nadam", tfb.BlockNormNadam, "nadam", norm="max", epsilon=0.05),
-    row("nadam-update", tfb.BlockNormNadam, "nadam", normalize="update", block="layer", groups=LAYER),
+    row(
+        "nadam-update", tfb.BlockNormNadam, "nadam", normalize="update", block="layer", groups=LAYER
+    ),
     row("adagrad", tfb.BlockNormAdagrad, "adagrad", norm="rms"),
     row(
         "rmsprop",
@@ -245,7 +261,14 @@ TABLE = [
         centered=True,
         epsilon=0.05,
     ),
-    row("rmsprop-update", tfb.BlockNormRMSprop, "rmsprop", norm="max", normalize="update", momentum=0.5),
+    row(
+        "rmsprop-update",
+        tfb.BlockNormRMSprop,
+        "rmsprop",
+        norm="max",
+        normalize="update",
+        momentum=0.5,
+    ),
     row("lion", tfb.BlockNormLion, "lion"),
     row("lion-update", tfb.BlockNormLion, "lion", normalize="update", block="model", groups=MODEL),
     row("adamax", Adamax, "adamax", norm="max", epsilon=0.05),

@@ -18,7 +18,7 @@ BIAS = PATHS.index("a/bias")
 
 @keras.saving.register_keras_serializable(package="tests")
 class Linear(keras.layers.Layer):
-    """The sum of all weights times their part of the input: the gradient of a weight is its input."""
+    """The sum of all weights times their part of the input, which is then their gradient."""
 
     def __init__(self, shapes, start, **kwargs):
         super().__init__(**kwargs)
@@ -68,7 +68,7 @@ def start_weights():
 
 
 def rows(count, seed=0):
-    """Gradients of very different sizes, one row per example; in the third, that of one variable is zero."""
+    """Gradients of very different sizes, one row per example; one of the third is zero."""
     rng = np.random.default_rng(seed)
     result = np.empty((count, TOTAL), "float32")
     for row in result:
@@ -102,7 +102,5 @@ def compiled(optimizer, model=None, **options):
 def train(model, rows, batch_size=1, epochs=1, callbacks=None):
     """Weights after `fit` over the rows in their order."""
     zeros = np.zeros((len(rows), 1), "float32")
-    model.fit(
-        rows, zeros, batch_size, epochs, shuffle=False, verbose=0, callbacks=callbacks
-    )
+    model.fit(rows, zeros, batch_size, epochs, shuffle=False, verbose=0, callbacks=callbacks)
     return model.get_weights()

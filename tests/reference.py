@@ -51,7 +51,7 @@ def pieces(groups, arrays, block):
 
 
 def normalized(arrays, weights, groups, o, noise=None):
-    """Every block at its length; with `noise`, that is brought to the same length and not normalised."""
+    """Every block at its length; `noise` is brought to that length and not normalised."""
     result = [None if a is None else np.array(a, float) for a in arrays]
     for piece in pieces(groups, weights, o["block"]):
         flat = np.concatenate([np.ravel(arrays[i][s]) for i, s in piece])
@@ -155,7 +155,9 @@ OPTIONS = {
 }
 
 
-def run(weights, gradients, rule, rates, groups, decayed=(), draws=None, options=None, **rule_options):
+def run(
+    weights, gradients, rule, rates, groups, decayed=(), draws=None, options=None, **rule_options
+):
     """Weights after every step.
 
     Args:
@@ -193,10 +195,15 @@ def run(weights, gradients, rule, rates, groups, decayed=(), draws=None, options
         rule_here = RULES[rule]
         if o["normalize"] == "gradient":
             g = normalized(g, weights, present, o)
-            steps = [None if x is None else rule_here(x, s, t, lr, **rule_options) for x, s in zip(g, states)]
+            steps = [
+                None if x is None else rule_here(x, s, t, lr, **rule_options)
+                for x, s in zip(g, states)
+            ]
         else:
             steps = [
-                None if x is None else rule_here(x, s, t, 1.0 if i in inside else lr, **rule_options)
+                None
+                if x is None
+                else rule_here(x, s, t, 1.0 if i in inside else lr, **rule_options)
                 for i, (x, s) in enumerate(zip(g, states))
             ]
             units = normalized(steps, weights, present, o)
@@ -211,7 +218,9 @@ def run(weights, gradients, rule, rates, groups, decayed=(), draws=None, options
                 base = [w if s is None else w - s for w, s in zip(weights, steps)]
             noise = [o["noise"] * draws(t - 1, i) for i in range(len(weights))]
             noise = normalized(noise, base, present, o, noise=True)
-            steps = [s + lr * noise[i] if i in inside and i in here else s for i, s in enumerate(steps)]
+            steps = [
+                s + lr * noise[i] if i in inside and i in here else s for i, s in enumerate(steps)
+            ]
         weights = [w if s is None else w - s for w, s in zip(weights, steps)]
         if o["ema_momentum"] is not None:
             m = o["ema_momentum"] if t > 1 else 0.0

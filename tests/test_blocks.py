@@ -64,7 +64,9 @@ def test_the_blocks_of_an_optimizer_can_be_read(model):
     optimizer = tfb.BlockNormSGD(block="layer", exclude=["norm"])
     optimizer.build(model.trainable_variables)
     assert optimizer.blocks == {
-        "net/rnn/lstm_cell": [f"net/rnn/lstm_cell/{n}" for n in ("kernel", "recurrent_kernel", "bias")],
+        "net/rnn/lstm_cell": [
+            f"net/rnn/lstm_cell/{n}" for n in ("kernel", "recurrent_kernel", "bias")
+        ],
         "net/dense": ["net/dense/kernel", "net/dense/bias"],
     }
 
@@ -79,9 +81,13 @@ def test_unknown_block(block):
 
 @pytest.mark.parametrize("argument", ["exclude", "exclude_from_weight_decay"])
 def test_patterns_are_a_list_of_strings(argument):
-    with pytest.raises(ValueError, match=rf"`{argument}` must be a list .* Received: {argument}='bias'"):
+    with pytest.raises(
+        ValueError, match=rf"`{argument}` must be a list .* Received: {argument}='bias'"
+    ):
         tfb.BlockNormSGD(**{argument: "bias"})
-    with pytest.raises(ValueError, match=rf"`{argument}` must hold valid .*Received: {argument}='\('"):
+    with pytest.raises(
+        ValueError, match=rf"`{argument}` must hold valid .*Received: {argument}='\('"
+    ):
         tfb.BlockNormSGD(**{argument: ["("]})
 
 
@@ -89,6 +95,8 @@ def test_patterns_are_a_list_of_strings(argument):
 def test_a_pattern_without_a_match_is_an_error(model, argument):
     value = [("beta_", "x")] if argument == "block" else ["dense", "beta_"]
     optimizer = tfb.BlockNormSGD(**{argument: value})
-    with pytest.raises(ValueError, match=rf"`{argument}` must match .*'beta_', which matches none of"):
+    with pytest.raises(
+        ValueError, match=rf"`{argument}` must match .*'beta_', which matches none of"
+    ):
         optimizer.build(model.trainable_variables)
     assert not optimizer.built

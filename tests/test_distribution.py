@@ -56,7 +56,9 @@ def test_mixed_precision_under_a_mirrored_strategy(strategy):
 def test_accumulation_in_a_graph_names_the_upstream_issue(strategy):
     with strategy.scope():
         model = problems.compiled(tfb.BlockNormSGD(gradient_accumulation_steps=2))
-    with pytest.raises(ValueError, match=r"`gradient_accumulation_steps` .*issues/20582.*=2, with 2"):
+    with pytest.raises(
+        ValueError, match=r"`gradient_accumulation_steps` .*issues/20582.*=2, with 2"
+    ):
         problems.train(model, problems.rows(4), batch_size=2)
 
 

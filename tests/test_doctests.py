@@ -17,7 +17,9 @@ OBJECTS += [getattr(tf_blocknorm, n) for n in tf_blocknorm.__all__ if "lock" in 
 @pytest.mark.parametrize("thing", OBJECTS, ids=lambda o: o.__name__)
 def test_examples(thing):
     globs = {"keras": keras, "np": np, "ops": ops, "tf_blocknorm": tf_blocknorm}
-    (test,) = [t for t in doctest.DocTestFinder(recurse=False).find(thing, globs=globs) if t.examples]
+    (test,) = [
+        t for t in doctest.DocTestFinder(recurse=False).find(thing, globs=globs) if t.examples
+    ]
     assert doctest.DocTestRunner().run(test).failed == 0
 
 

@@ -1,11 +1,16 @@
-"""JAX: the rows on two devices with keras.distribution, and without a compiled step."""
+"""JAX: the rows on two devices with keras.distribution, and in two processes."""
+
+import os
+import socket
+import subprocess
+import sys
 
 import jax
 import keras
 import numpy as np
 import problems
 import pytest
-from cases import CASES
+from cases import CASES, TABLE
 from test_parity import assert_equal
 
 STEPS = 6
@@ -20,7 +25,9 @@ def data_parallel():
 
 
 def model_parallel():
-    mesh = keras.distribution.DeviceMesh((1, 2), ["batch", "model"], keras.distribution.list_devices())
+    mesh = keras.distribution.DeviceMesh(
+        (1, 2), ["batch", "model"], keras.distribution.list_devices()
+    )
     layout = keras.distribution.LayoutMap(mesh)
     layout["b/filters"] = (None, None, "model", None)
     layout["b/wide"] = ("model", None, None)
@@ -54,8 +61,6 @@ def test_accumulated_micro_batches_are_one_batch(case):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_loss_scaling_skips_steps_that_are_not_finite(value):
-    from cases import TABLE
-
     case = next(case for case in TABLE if case.name == "sgd-max-nesterov")
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -66,3 +71,27 @@ def test_loss_scaling_skips_steps_that_are_not_finite(value):
         keras.config.set_dtype_policy("float32")
     healthy = problems.gradients(np.delete(rows, 2, axis=0))
     assert_equal(actual, case.reference(healthy))
+
+
+def test_two_processes_equal_one(tmp_path):
+    """All rows in one go, with jax.distributed and DataParallel."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+    script = os.path.join(os.path.dirname(__file__), "worker_jax.py")
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    processes = []
+    for i in range(2):
+        command = [sys.executable, script, tmp_path / f"{i}.npz", str(STEPS), address, str(i)]
+        processes.append(
+            subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        )
+    for process in processes:
+        _, errors = process.communicate(timeout=900)
+        assert process.returncode == 0, errors[-3000:]
+    gradients = problems.gradients(problems.rows(2 * STEPS), 2)
+    for case in TABLE:
+        expected = case.reference(gradients)
+        for i in range(2):
+            result = np.load(tmp_path / f"{i}.npz")
+            assert_equal([result[f"{case.name}:{k}"] for k in range(len(expected))], expected)

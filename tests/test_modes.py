@@ -35,7 +35,9 @@ ACCUMULATION_IN_KERAS = {
 
 
 @CASES
-@pytest.mark.parametrize("mode", [{"jit_compile": False}, {"jit_compile": True}], ids=["graph", "xla"])
+@pytest.mark.parametrize(
+    "mode", [{"jit_compile": False}, {"jit_compile": True}], ids=["graph", "xla"]
+)
 def test_accumulated_micro_batches_are_one_batch(case, mode):
     if case.name in ACCUMULATION_IN_KERAS:
         pytest.skip(ACCUMULATION_IN_KERAS[case.name])
@@ -98,7 +100,8 @@ def test_a_compiled_update_agrees_in_a_custom_loop(jit_compile):
     assert len(optimizer._scratch.compiled) == int(jit_compile)
 
 
-# ------------------------------------------------------------------------------- non-finite gradients
+# ------------------------------------------------------------------------------- non-finite
+# gradients
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -146,7 +149,13 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("mode", [None, False, True], ids=["eager", "graph", "xla"])
 @pytest.mark.parametrize(
     "more",
-    [{}, {"clipnorm": 0.5}, {"clipvalue": 0.3}, {"global_clipnorm": 0.5}, {"loss_scale_factor": 8.0}],
+    [
+        {},
+        {"clipnorm": 0.5},
+        {"clipvalue": 0.3},
+        {"global_clipnorm": 0.5},
+        {"loss_scale_factor": 8.0},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("name", OPTIMIZERS)

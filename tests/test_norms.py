@@ -92,7 +92,9 @@ def test_every_factor_leaves_the_unit_gradient(norm, mode):
 def test_blocks_of_opposite_ends_of_the_range(norm, mode):
     small, usual, large = (random((4, 3), seed=s) for s in range(3))
     units = compiled(
-        lambda *xs: ops.stack([u[0] for u in norms.normalize([norms.Block([x]) for x in xs], norm)]),
+        lambda *xs: ops.stack(
+            [u[0] for u in norms.normalize([norms.Block([x]) for x in xs], norm)]
+        ),
         mode,
     )
     expected = units(small, usual, large)
@@ -123,7 +125,10 @@ def test_a_broken_entry_breaks_its_whole_block(norm, mode, value, shape):
     """XLA's maximum on CPUs, for one, drops NaNs."""
     units = compiled(
         lambda x, y: ops.concatenate(
-            [ops.reshape(u[0], (-1,)) for u in norms.normalize([norms.Block([x]), norms.Block([y])], norm)]
+            [
+                ops.reshape(u[0], (-1,))
+                for u in norms.normalize([norms.Block([x]), norms.Block([y])], norm)
+            ]
         ),
         mode,
     )
@@ -169,7 +174,9 @@ def test_empty_tensors():
 def test_a_block_of_several_tensors_is_one_long_vector(norm):
     x, y = random((4, 3)), random((5,), seed=1) * np.float32(100)
     whole = norms.unit(np.concatenate([x.ravel(), y]), norm)
-    parts = norms.normalize([norms.Block([ops.convert_to_tensor(x), ops.convert_to_tensor(y)])], norm)
+    parts = norms.normalize(
+        [norms.Block([ops.convert_to_tensor(x), ops.convert_to_tensor(y)])], norm
+    )
     parts = np.concatenate([ops.convert_to_numpy(p).ravel() for p in parts[0]])
     np.testing.assert_allclose(parts, ops.convert_to_numpy(whole), rtol=2e-6)
 

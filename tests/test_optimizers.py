@@ -120,7 +120,10 @@ def test_every_own_argument_reaches_the_config():
         ({"norm": "L2"}, r"`norm` must be one of 'l1', .* Received: norm='L2'"),
         ({"norm_epsilon": -1}, r"`norm_epsilon` must be a number >= 0. Received: norm_epsilon=-1"),
         ({"norm_epsilon": float("nan")}, r"`norm_epsilon` .* Received: norm_epsilon=nan"),
-        ({"scale": "weights"}, r"`scale` must be one of None, 'parameter'. Received: scale='weights'"),
+        (
+            {"scale": "weights"},
+            r"`scale` must be one of None, 'parameter'. Received: scale='weights'",
+        ),
         ({"scale_floor": 0}, r"`scale_floor` must be a number > 0. Received: scale_floor=0"),
         ({"normalize": "step"}, r"`normalize` must be one of 'gradient', 'update'. Received: norm"),
         ({"noise": -0.1}, r"`noise` must be a number >= 0. Received: noise=-0.1"),
@@ -147,7 +150,11 @@ def test_wrong_arguments_fail_in_the_constructor(arguments, message):
 @ALL_FORMS
 def test_a_zero_gradient_moves_nothing(form):
     weights = variables([3.0, 4.0], [1.0])
-    apply(form(0.1, **({"weight_decay": 0.0} if form is tfb.BlockNormAdamW else {})), [[0, 0], [2]], weights)
+    apply(
+        form(0.1, **({"weight_decay": 0.0} if form is tfb.BlockNormAdamW else {})),
+        [[0, 0], [2]],
+        weights,
+    )
     np.testing.assert_array_equal(ops.convert_to_numpy(weights[0]), [3.0, 4.0])
     assert float(weights[1][0]) != 1.0
 
@@ -203,7 +210,9 @@ def test_half_precision_variables(dtype):
     # The squares of these add up to 1.6e6; float16 ends at 65504.
     gradient = ops.cast(np.full((64, 64), 20.0), dtype)
     tfb.BlockNormSGD(32.0).apply([gradient], weights)
-    np.testing.assert_allclose(np.float32(ops.convert_to_numpy(ops.cast(weights[0], "float32"))), 0.5)
+    np.testing.assert_allclose(
+        np.float32(ops.convert_to_numpy(ops.cast(weights[0], "float32"))), 0.5
+    )
 
 
 def test_float64_variables_are_normalised_in_float64():
@@ -224,9 +233,7 @@ def test_the_weights_norm_has_a_floor():
 
 def test_a_vector_is_one_unit():
     kernel, bias = variables(np.zeros((2, 2)), np.zeros(2))
-    a, b = apply(
-        tfb.BlockNormSGD(1.0, block="unit"), [[[3, 5], [4, 12]], [3, 4]], [kernel, bias]
-    )
+    a, b = apply(tfb.BlockNormSGD(1.0, block="unit"), [[[3, 5], [4, 12]], [3, 4]], [kernel, bias])
     np.testing.assert_allclose(a, [[-0.6, -5 / 13], [-0.8, -12 / 13]], rtol=1e-6)
     np.testing.assert_allclose(b, [-0.6, -0.8], rtol=1e-6)
 
@@ -271,7 +278,8 @@ def test_building_twice_adds_nothing():
     assert len(optimizer.variables) == count
 
 
-# ------------------------------------------------------------------------------ other parts of Keras
+# ------------------------------------------------------------------------------ other parts of
+# Keras
 
 
 def test_the_slots_are_those_of_the_keras_parent():
@@ -285,7 +293,9 @@ def test_the_slots_are_those_of_the_keras_parent():
 
 def fit(optimizer, callbacks=None):
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="d"), keras.layers.Dense(1)])
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(2, name="d"), keras.layers.Dense(1)]
+    )
     model.compile(optimizer, "mse")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(16, 3))
@@ -305,7 +315,10 @@ def test_inside_a_multi_optimizer():
         pytest.skip("needs Keras 3.15")
     optimizers = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.0))
     optimizers["d/.*|.*/d/.*"] = tfb.BlockNormSGD(0.1, 0.9, block="layer", exclude=["bias"])
-    fresh, trained = fit(keras.optimizers.SGD(0.0)), fit(keras.optimizers.MultiOptimizer(optimizers))
+    fresh, trained = (
+        fit(keras.optimizers.SGD(0.0)),
+        fit(keras.optimizers.MultiOptimizer(optimizers)),
+    )
     moved = [np.abs(a - b).max() > 1e-3 for a, b in zip(fresh.get_weights(), trained.get_weights())]
     assert moved == [True, True, False, False]
 
@@ -377,7 +390,9 @@ def test_every_optimizer_of_keras_has_a_block_normalised_form(name, normalize):
             rng = np.random.default_rng(step)
             gradients = [factor * rng.normal(1, 1, (4, 4)), factor * rng.normal(1, 1, 4)]
             if normalize == "update" and name in ("Ftrl", "ScheduleFreeAdamW"):
-                with pytest.raises(ValueError, match=rf"needs a rule that .*BlockNorm{name} overwrites"):
+                with pytest.raises(
+                    ValueError, match=rf"needs a rule that .*BlockNorm{name} overwrites"
+                ):
                     apply(optimizer, gradients, weights)
                 return
             result = apply(optimizer, gradients, weights)
@@ -399,7 +414,9 @@ def test_block_normalized_of_something_else(value):
 
 
 def test_block_normalized_of_a_block_normalised_class():
-    with pytest.raises(ValueError, match=r"must not be block-normalised already. Received: optimizer_class"):
+    with pytest.raises(
+        ValueError, match=r"must not be block-normalised already. Received: optimizer_class"
+    ):
         tfb.block_normalized(tfb.BlockNormSGD)
 
 

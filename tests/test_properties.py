@@ -22,7 +22,9 @@ def arrays(min_dims=0, max_dims=4):
 
 def step(gradients, **options):
     """Minus the first step from zero."""
-    weights = [keras.Variable(np.zeros(g.shape, "float32"), name=f"w{i}") for i, g in enumerate(gradients)]
+    weights = [
+        keras.Variable(np.zeros(g.shape, "float32"), name=f"w{i}") for i, g in enumerate(gradients)
+    ]
     tfb.BlockNormSGD(**options).apply([ops.convert_to_tensor(g) for g in gradients], weights)
     return [-ops.convert_to_numpy(w) for w in weights]
 
@@ -84,7 +86,9 @@ def test_a_block_of_several_variables_is_one_long_variable(gradients, norm):
 
 @quick
 @given(arrays(), NORMS, st.floats(0.0, 0.9375))
-def test_without_history_normalising_the_update_is_normalising_the_gradient(gradient, norm, momentum):
+def test_without_history_normalising_the_update_is_normalising_the_gradient(
+    gradient, norm, momentum
+):
     (a,) = step([gradient], norm=norm, momentum=momentum)
     (b,) = step([gradient], norm=norm, momentum=momentum, normalize="update")
     np.testing.assert_allclose(a, b, rtol=1e-6)

@@ -87,7 +87,9 @@ def test_other_state_than_the_optimizers_is_an_error(tmp_path):
     model.save_weights(tmp_path / "model.weights.h5")
     plain = problems.compiled(tfb.BlockNormSGD(0.1))
     plain.optimizer.build(plain.trainable_variables)
-    with pytest.raises(ValueError, match=r"must have as many variables.*Received: 8 saved .* for 2\."):
+    with pytest.raises(
+        ValueError, match=r"must have as many variables.*Received: 8 saved .* for 2\."
+    ):
         plain.load_weights(tmp_path / "model.weights.h5")
 
 

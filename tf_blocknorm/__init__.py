@@ -13,8 +13,8 @@ from tf_blocknorm.optimizers.block_norm import (
     BlockNormNadam,
     BlockNormRMSprop,
     BlockNormSGD,
-    block_normalized,
 )
+from tf_blocknorm.optimizers.forms import block_normalized
 
 __version__ = "0.1.0"
 

@@ -1,21 +1,22 @@
 """Which variables are normalised together.
 
-| `block=`             | variables measured as one                                                    |
-|----------------------|------------------------------------------------------------------------------|
-| `"variable"`         | every variable by itself                                                     |
-| `"layer"`            | the variables of one layer: kernel and bias, the three of an LSTM cell       |
-| `"unit"`             | every index of the last axis (an output unit, a filter) by itself; a vector or a scalar as a whole |
-| `"model"`            | all variables                                                                |
-| `[(regex, name), …]` | those whose path a regex finds, first match first; others by themselves      |
-| a function           | those for which `function(variable)` returns the same name; `None`: by itself |
+| `block=`             | variables measured as one                                            |
+|----------------------|----------------------------------------------------------------------|
+| `"variable"`         | every variable by itself                                             |
+| `"layer"`            | the variables of one layer: kernel and bias, the three of an LSTM    |
+| `"unit"`             | every index of the last axis (an output unit, a filter) by itself; a |
+|                      | vector or a scalar as a whole                                        |
+| `"model"`            | all variables                                                        |
+| `[(regex, name), …]` | those whose path a regex finds, first match first; others alone      |
+| a function           | those for which `function(variable)` is the same name; `None`: alone |
 
-This is the only file that reads the paths of variables, and it does so when an optimizer is built: in a
-training step TensorFlow passes variables that have none.
+This is the only file that reads the paths of variables, and it does so when an optimizer is built:
+in a training step TensorFlow passes variables that have none.
 """
 
 import re
 
-import keras
+from tf_blocknorm.saving import is_registered
 
 NAMES = ("variable", "layer", "unit", "model")
 
@@ -27,12 +28,9 @@ def path(variable):
 
 def validate(block):
     """The `block` argument in the form that is kept, or an error."""
-    if isinstance(block, str) and block in NAMES:
+    if (isinstance(block, str) and block in NAMES) or is_registered(block):
         return block
-    if callable(block):
-        if keras.saving.get_registered_object(keras.saving.get_registered_name(block)) is block:
-            return block
-    elif isinstance(block, (list, tuple)) and block:
+    if isinstance(block, (list, tuple)) and block:
         pairs = [tuple(pair) for pair in block if isinstance(pair, (list, tuple))]
         words = all(len(pair) == 2 and all(isinstance(w, str) for w in pair) for pair in pairs)
         if words and len(pairs) == len(block):
@@ -40,8 +38,8 @@ def validate(block):
                 _compile(pattern, "block")
             return tuple(pairs)
     raise ValueError(
-        f"`block` must be one of {', '.join(map(repr, NAMES))}, a list of `(regex, name)` pairs, or a "
-        "function registered with `keras.saving.register_keras_serializable`. "
+        f"`block` must be one of {', '.join(map(repr, NAMES))}, a list of `(regex, name)` pairs, "
+        "or a function registered with `keras.saving.register_keras_serializable`. "
         f"Received: block={block!r}"
     )
 
@@ -91,7 +89,8 @@ def matches(variables, patterns, argument):
         A tuple of bools.
 
     Raises:
-        ValueError: if a pattern matches no variable at all, as it then says something that does not happen.
+        ValueError: if a pattern matches no variable at all, as it then says something that does not
+        happen.
     """
     paths = [path(v) for v in variables]
     _demand_matches(patterns, paths, argument)
@@ -106,8 +105,8 @@ def assign(variables, block):
         block: see the table above, as `validate` returned it.
 
     Returns:
-        A tuple of strings. Variables in one block have the same name; a variable that is a block of its
-        own has its path, made unique where two variables share one.
+        A tuple of strings. Variables in one block have the same name; a variable that is a block of
+        its own has its path, made unique where two variables share one.
     """
     paths = _unique([path(v) for v in variables])
     if block in ("variable", "unit"):

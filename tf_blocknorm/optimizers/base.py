@@ -1,98 +1,64 @@
 """The common part of all block-normalised optimizers.
 
-`BlockNormalized` is mixed in before a Keras optimizer. The wrapped rule stays what it is: Keras's own
-code, slots, arguments and order of state. What it sees as the gradient, or what becomes of its step, changes.
+`BlockNormalized` is mixed in before a Keras optimizer. The wrapped rule stays what it is: Keras's
+own code, slots, arguments and order of state. What it sees as the gradient, or what becomes of its
+step, changes.
 """
 
-import inspect
-import math
-import numbers
 import re
 
 import keras
 from keras import ops
 
-from tf_blocknorm import blocks, norms
+from tf_blocknorm import blocks, norms, saving
+from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.hooks import Hooks, Visit
+from tf_blocknorm.optimizers.recorder import RecordsDirection
 
 
-def _choice(argument, value, choices):
-    if value not in choices:
-        listed = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"`{argument}` must be one of {listed}. Received: {argument}={value!r}")
-    return value
-
-
-def _number(argument, value, requirement, holds=lambda x: x >= 0):
-    valid = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (valid and math.isfinite(value) and holds(value)):
-        raise ValueError(f"`{argument}` must be {requirement}. Received: {argument}={value!r}")
-    return value
-
-
-def _float_learning_rate(args, kwargs):
-    """Keras refuses `learning_rate=1` and NumPy's numbers; there is no reason to."""
-
-    def as_float(value):
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        return float(value) if is_number else value
-
-    if args:
-        args = (as_float(args[0]), *args[1:])
-    elif "learning_rate" in kwargs:
-        kwargs["learning_rate"] = as_float(kwargs["learning_rate"])
-    return args, kwargs
-
-
-def _signature(cls):
-    """The Keras parent's parameters, in its order, and then the keyword-only ones of this file."""
-    is_parent = (c for c in cls.__mro__ if issubclass(c, keras.optimizers.Optimizer))
-    parent = next(c for c in is_parent if not issubclass(c, BlockNormalized))
-    given = inspect.signature(parent.__init__).parameters.values()
-    own = inspect.signature(BlockNormalized.__init__).parameters.values()
-    parameters = [p for p in given if p.name != "self" and p.kind is not p.VAR_KEYWORD]
-    return inspect.Signature(parameters + [p for p in own if p.kind is p.KEYWORD_ONLY])
-
-
-class BlockNormalized(Hooks):
+class BlockNormalized(RecordsDirection, Hooks):
     """Mixin that block-normalises the Keras optimizer behind it in the order of inheritance.
 
-    Arguments that every block-normalised optimizer adds to those of its Keras parent, all by keyword:
+    Arguments that every block-normalised optimizer adds to those of its Keras parent, all by
+    keyword:
 
     Args:
-        norm: The size that each block is divided by: `"l1"`, `"l2"`, `"rms"` (alias `"avg_l2"`), `"avg_l1"`,
-            `"max"`, `"min_max"`, `"std"`, or a function registered with
+        norm: The size that each block is divided by: `"l1"`, `"l2"`, `"rms"` (alias `"avg_l2"`),
+            `"avg_l1"`, `"max"`, `"min_max"`, `"std"`, or a function registered with
             `keras.saving.register_keras_serializable` that maps a tensor to a scalar. With `"max"`,
-            `"rms"`, `"avg_l1"` and `"std"` a step changes weights by about the learning rate, however large
-            the layer; with `"l2"` and `"l1"` the whole block moves by the learning rate. Defaults to
-            `"l2"`, the norm of the paper.
+            `"rms"`, `"avg_l1"` and `"std"` a step changes weights by about the learning rate,
+            however large the layer; with `"l2"` and `"l1"` the whole block moves by the learning
+            rate. Defaults to `"l2"`, the norm of the paper.
         block: What is measured together: `"variable"`, `"layer"`, `"unit"`, `"model"`, a list of
-            `(regex on variable.path, block name)` pairs, or a registered function from a variable to
-            a block name. Defaults to `"variable"`.
-        exclude: List of regular expressions on `variable.path`; the variables that match get the plain
-            step of the Keras optimizer. Each must match a variable. Defaults to `None`.
-        norm_epsilon: Float >= 0 added to the norm, as some papers do. It shortens the steps of gradients
-            of its own size and below. Defaults to 0: every step has full length.
-        scale: `None`: blocks get norm 1. `"parameter"`: they get the norm of the block's weights, so that
-            the learning rate is a relative change. Defaults to `None`.
-        scale_floor: Float > 0. With `scale="parameter"`, a block's weights count as at least as large as if every one
-            had this magnitude, so that zero-initialised blocks can leave zero. Defaults to 1e-3.
+            `(regex on variable.path, block name)` pairs, or a registered function from a variable
+            to a block name. Defaults to `"variable"`.
+        exclude: List of regular expressions on `variable.path`; the variables that match get the
+            plain step of the Keras optimizer. Each must match a variable. Defaults to `None`.
+        norm_epsilon: Float >= 0 added to the norm, as some papers do. It shortens the steps of
+            gradients of its own size and below. Defaults to 0: every step has full length.
+        scale: `None`: blocks get norm 1. `"parameter"`: they get the norm of the block's weights,
+            so that the learning rate is a relative change. Defaults to `None`.
+        scale_floor: Float > 0. With `scale="parameter"`, a block's weights count as at least as
+            large as if every one had this magnitude, so that zero-initialised blocks can leave
+            zero. Defaults to 1e-3.
         normalize: `"gradient"`: the rule, with its averages, sees unit gradients, as in the paper.
             `"update"`: the rule sees the plain gradients and its step is normalised: the update
             is the learning rate times a unit vector. Defaults to `"gradient"`.
-        noise: Float >= 0. Adds `learning_rate * noise * xi` to the variables, `xi` being drawn anew for every weight; relative to
-            the weights' norm where `scale="parameter"`. Excluded variables stay free of it. Defaults to 0.
-        noise_distribution: `"uniform"` on [-1, 1] or `"normal"` with standard deviation 1. Defaults to
-            `"uniform"`.
+        noise: Float >= 0. Adds `learning_rate * noise * xi` to the variables, `xi` being drawn anew
+            for every weight; relative to the weights' norm where `scale="parameter"`. Excluded
+            variables stay free of it. Defaults to 0.
+        noise_distribution: `"uniform"` on [-1, 1] or `"normal"` with standard deviation 1. Defaults
+            to `"uniform"`.
         noise_every: Integer >= 1. Adds the noise at every so many steps only. Defaults to 1.
         seed: Integer seed of the noise. The generator's state belongs to the optimizer's
             variables. Defaults to `None`: a random seed.
-        exclude_from_weight_decay: List of regular expressions on `variable.path` for variables without weight
-            decay; each must match a variable. Unlike Keras's method of the same name, which
-            still works and adds to this list, it is saved with the model. Defaults to `None`.
-        jit_compile: `True` compiles the whole update with XLA on TensorFlow, also in a model that is not
-            compiled. It has no effect on JAX, where `fit` compiles the step anyway, and on torch.
-            `False` and `None` leave it to how the model is compiled. Defaults to `None`.
+        exclude_from_weight_decay: List of regular expressions on `variable.path` for variables
+            without weight decay; each must match a variable. Unlike Keras's method of the same
+            name, which still works and adds to this list, it is saved with the model. Defaults to
+            `None`.
+        jit_compile: `True` compiles the whole update with XLA on TensorFlow, also in a model that
+            is not compiled. It has no effect on JAX, where `fit` compiles the step anyway, and on
+            torch. `False` and `None` leave it to how the model is compiled. Defaults to `None`.
     """
 
     def __init__(
@@ -113,27 +79,29 @@ class BlockNormalized(Hooks):
         jit_compile=None,
         **kwargs,
     ):
-        args, kwargs = _float_learning_rate(args, kwargs)
+        args, kwargs = arguments.float_learning_rate(args, kwargs)
         super().__init__(*args, **kwargs)
         norms.get(norm)  # raises for an unknown one
         self.norm = norm
         self.block = blocks.validate(block)
         self.exclude = blocks.validate_patterns(exclude, "exclude")
-        self.norm_epsilon = _number("norm_epsilon", norm_epsilon, "a number >= 0")
-        self.scale = _choice("scale", scale, (None, "parameter"))
-        self.scale_floor = _number("scale_floor", scale_floor, "a number > 0", lambda x: x > 0)
-        self.normalize = _choice("normalize", normalize, ("gradient", "update"))
-        self.noise = _number("noise", noise, "a number >= 0")
-        self.noise_distribution = _choice(
+        self.norm_epsilon = arguments.number("norm_epsilon", norm_epsilon, "a number >= 0")
+        self.scale = arguments.choice("scale", scale, (None, "parameter"))
+        self.scale_floor = arguments.number(
+            "scale_floor", scale_floor, "a number > 0", lambda x: x > 0
+        )
+        self.normalize = arguments.choice("normalize", normalize, ("gradient", "update"))
+        self.noise = arguments.number("noise", noise, "a number >= 0")
+        self.noise_distribution = arguments.choice(
             "noise_distribution", noise_distribution, ("uniform", "normal")
         )
-        self.noise_every = _number(
+        self.noise_every = arguments.number(
             "noise_every", noise_every, "an integer >= 1", lambda x: x >= 1 and x == int(x)
         )
         if seed is not None and not isinstance(seed, int):
             raise ValueError(f"`seed` must be an integer or None. Received: seed={seed!r}")
         self.seed = seed
-        self.jit_compile = _choice("jit_compile", jit_compile, (None, True, False))
+        self.jit_compile = arguments.choice("jit_compile", jit_compile, (None, True, False))
         self._no_decay = blocks.validate_patterns(
             exclude_from_weight_decay, "exclude_from_weight_decay"
         )
@@ -143,7 +111,7 @@ class BlockNormalized(Hooks):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        cls.__signature__ = _signature(cls)
+        cls.__signature__ = arguments.signature(cls, BlockNormalized)
 
     def build(self, variables):
         if self.built:
@@ -163,7 +131,7 @@ class BlockNormalized(Hooks):
 
     @property
     def blocks(self):
-        """The blocks of a built optimizer: a dict from block names to the paths of their variables."""
+        """The blocks of a built optimizer: their names, with the paths of their variables."""
         members = {}
         for name, path in zip(self._block_names, self._paths):
             if name is not None:
@@ -182,7 +150,7 @@ class BlockNormalized(Hooks):
             return
         direction = None
         if self.normalize == "update":
-            direction = self._direction(gradient, variable)
+            direction = self.direction(gradient, variable)
         else:
             super().update_step(gradient, variable, learning_rate)
         if direction is not None or self.noise:
@@ -193,7 +161,9 @@ class BlockNormalized(Hooks):
             return
         replicas = len(visits) // len({visit.index for visit in visits})
         # Drawn once, as every replica has to make the same step.
-        noises = [self._noise(visit.variable) for visit in visits[::replicas]] if self.noise else None
+        noises = (
+            [self._noise(visit.variable) for visit in visits[::replicas]] if self.noise else None
+        )
         for replica in range(replicas):
             self._finish(visits[replica::replicas], noises, learning_rate)
 
@@ -266,37 +236,6 @@ class BlockNormalized(Hooks):
                 scaled[position] = ops.multiply(noises[position], length)
         return scaled
 
-    def _direction(self, gradient, variable):
-        """What the wrapped rule would subtract from the variable at learning rate 1."""
-        scratch = self._scratch
-        scratch.watched, scratch.captured = variable, []
-        super().update_step(gradient, variable, ops.ones((), "float32"))
-        scratch.watched = None
-        total, *rest = scratch.captured
-        for part in rest:
-            total = ops.add(total, part)
-        return total
-
-    def assign_sub(self, variable, value):
-        if self._scratch.watched is variable:
-            self._scratch.captured.append(ops.convert_to_tensor(value))
-        else:
-            super().assign_sub(variable, value)
-
-    def assign_add(self, variable, value):
-        if self._scratch.watched is variable:
-            self._scratch.captured.append(ops.negative(value))
-        else:
-            super().assign_add(variable, value)
-
-    def assign(self, variable, value):
-        if self._scratch.watched is variable:
-            raise ValueError(
-                "`normalize='update'` needs a rule that adds a step to its variables. "
-                f"{type(self).__name__} overwrites them. Received: normalize='update'"
-            )
-        super().assign(variable, value)
-
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
         """Excludes variables from weight decay, before the optimizer is built.
 
@@ -323,8 +262,8 @@ class BlockNormalized(Hooks):
         if self.built and saved != own:
             raise ValueError(
                 f"The saved state of {self.name!r} must have as many variables as the optimizer. "
-                f"Received: {saved} saved variables for {own}. A momentum, an average of the weights, noise, "
-                "or a schedule in place of a float learning rate changes their number."
+                f"Received: {saved} saved variables for {own}. A momentum, an average of the "
+                "weights, noise, or a schedule in place of a float rate changes their number."
             )
         super().load_own_variables(store)
 
@@ -333,8 +272,8 @@ class BlockNormalized(Hooks):
         is_list = isinstance(self.block, tuple)
         config.update(
             {
-                "norm": _serialize(self.norm),
-                "block": [list(p) for p in self.block] if is_list else _serialize(self.block),
+                "norm": saving.serialize(self.norm),
+                "block": [list(p) for p in self.block] if is_list else saving.serialize(self.block),
                 "exclude": list(self.exclude),
                 "norm_epsilon": self.norm_epsilon,
                 "scale": self.scale,
@@ -357,7 +296,3 @@ class BlockNormalized(Hooks):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects)
         return super().from_config(config, custom_objects)
-
-
-def _serialize(option):
-    return keras.saving.serialize_keras_object(option) if callable(option) else option

@@ -1,51 +1,43 @@
-"""The block-normalised forms of Keras's optimizers, and the way to make one of any other."""
+"""The block-normalised forms of Keras's optimizers that come with names and descriptions."""
 
 import keras
 
 from tf_blocknorm.optimizers.base import BlockNormalized
-
-PACKAGE = "tf_blocknorm"
-_register = keras.saving.register_keras_serializable(package=PACKAGE)
-_forms = {}
+from tf_blocknorm.optimizers.forms import form, register_the_rest
 
 
-def _complete(cls):
-    """Registers a class, and fills the arguments that all classes share into its docstring."""
-    if cls.__doc__ is not None and BlockNormalized.__doc__ is not None:
-        shared = BlockNormalized.__doc__.split("    Args:\n")[1].rstrip()
-        cls.__doc__ = cls.__doc__.replace("        {{block_norm_arguments}}", shared)
-    _forms[cls.__bases__[1]] = cls
-    return _register(cls)
-
-
-@_complete
+@form
 class BlockNormSGD(BlockNormalized, keras.optimizers.SGD):
     r"""Gradient descent whose steps have a length that you choose, block by block.
 
-    Every block of variables moves by the learning rate, in the direction of its gradient, however large or small the
-    gradient is. Layers whose gradients vanish or explode train at the same pace as all others.
+    Every block of variables moves by the learning rate, in the direction of its gradient, however
+    large or small the gradient is. Layers whose gradients vanish or explode train at the same pace
+    as all others.
 
-    With $g_b$ the gradient of block $b$ (of any rank), $\lVert\cdot\rVert$ the chosen norm, $\eta$ the learning
-    rate and $\mu$ the momentum, one step is
+    With $g_b$ the gradient of block $b$ (of any rank), $\lVert\cdot\rVert$ the chosen norm, $\eta$
+    the learning rate and $\mu$ the momentum, one step is
 
-    $$u_b = g_b / \lVert g_b \rVert, \qquad v_b \leftarrow \mu v_b - \eta u_b, \qquad w_b \leftarrow w_b + v_b$$
+    $$u_b = g_b / \lVert g_b \rVert, \qquad v_b \leftarrow \mu v_b - \eta u_b, \qquad w_b \leftarrow
+    w_b + v_b$$
 
-    (with `nesterov=True`: $w_b \leftarrow w_b + \mu v_b - \eta u_b$). With `normalize="update"` it is
+    (with `nesterov=True`: $w_b \leftarrow w_b + \mu v_b - \eta u_b$).
+    With `normalize="update"` it is
 
     $$v_b \leftarrow \mu v_b - g_b, \qquad w_b \leftarrow w_b + \eta\, v_b / \lVert v_b \rVert$$
 
-    - Step: without momentum, $\lVert\Delta w_b\rVert = \eta$ exactly (of the dtype's precision); with it,
-      up to $\eta / (1 - \mu)$. With `normalize="update"` always $\eta$.
-    - Multiplying the loss by a constant changes nothing. A zero gradient moves nothing. A gradient with a NaN or an infinity makes
-      its block NaN (use `keras.callbacks.TerminateOnNaN`, or Keras's `LossScaleOptimizer`, which skips such steps).
+    - Step: without momentum, $\lVert\Delta w_b\rVert = \eta$ exactly (of the dtype's precision);
+      with it, up to $\eta / (1 - \mu)$. With `normalize="update"` always $\eta$.
+    - Multiplying the loss by a constant changes nothing. A zero gradient moves nothing. A gradient
+      with a NaN or an infinity makes its block NaN (use `keras.callbacks.TerminateOnNaN`, or
+      Keras's `LossScaleOptimizer`, which skips such steps).
     - A constant step length never comes to rest: let the learning rate decay, best linearly to 0.
 
     Arguments of `keras.optimizers.SGD`, in its order, and then by keyword:
 
     Args:
         learning_rate: The length of a step in the chosen norm: a float, a
-            `keras.optimizers.schedules.LearningRateSchedule` or a callable. About 0.01 with `norm="max"`,
-            0.1 with `"l2"`, 0.001 with `"std"` are places to begin. Defaults to 0.01.
+            `keras.optimizers.schedules.LearningRateSchedule` or a callable. About 0.01 with
+            `norm="max"`, 0.1 with `"l2"`, 0.001 with `"std"` are places to begin. Defaults to 0.01.
         momentum: Float in [0, 1]. Defaults to 0.
         nesterov: Whether to take the step from ahead. Defaults to `False`.
         {{block_norm_arguments}}
@@ -57,9 +49,10 @@ class BlockNormSGD(BlockNormalized, keras.optimizers.SGD):
         ValueError: for an argument outside its range, when constructed; for a pattern that
             matches no variable, when built.
 
-    Differences from other implementations: optax's `normalize_by_update_norm` uses one norm for the whole model
-    (`block="model"` here); Keras's `clipnorm` only shortens; the add-ons for Keras 2 normalised before the gradients of replicas were
-    summed, and added an epsilon that stops small gradients.
+    Differences from other implementations: optax's `normalize_by_update_norm` uses one norm for the
+    whole model (`block="model"` here); Keras's `clipnorm` only shortens; the add-ons for Keras 2
+    normalised before the gradients of replicas were summed, and added an epsilon that stops small
+    gradients.
 
     Example:
 
@@ -71,31 +64,37 @@ class BlockNormSGD(BlockNormalized, keras.optimizers.SGD):
 
     References:
         - Yu, Huang, Lin, Salakhutdinov, Carbonell (2017), [Block-Normalized Gradient Method: An
-          Empirical Study for Training Deep Neural Network](https://arxiv.org/abs/1707.04822): the rule.
+          Empirical Study for Training Deep Neural Network](https://arxiv.org/abs/1707.04822): the
+          rule.
         - Levy (2016), [The Power of Normalization: Faster Evasion of Saddle
           Points](https://arxiv.org/abs/1611.04831): `block="model"` with `noise`,
           `noise_distribution="normal"` and `noise_every` is its Saddle-NGD.
-        - Kolasinski (2018), max-normed-optimizer: the norms `max`, `min_max`, `std`; `normalize="update"`; uniform noise.
+        - Kolasinski (2018), max-normed-optimizer: the norms `max`, `min_max`, `std`;
+          `normalize="update"`; uniform noise.
     """
 
 
-@_complete
+@form
 class BlockNormAdam(BlockNormalized, keras.optimizers.Adam):
     r"""Adam on unit gradients: its averages forget the size of the gradients, block by block.
 
-    With $u_b = g_b / \lVert g_b \rVert$ for each block of variables (of any rank), Adam runs on $u$:
+    With $u_b = g_b / \lVert g_b \rVert$ for each block of variables (of any rank), Adam runs on
+    $u$:
 
-    $$m \leftarrow \beta_1 m + (1-\beta_1)\,u, \qquad v \leftarrow \beta_2 v + (1-\beta_2)\,u^2, \qquad
-    w \leftarrow w - \eta\,\frac{\sqrt{1-\beta_2^t}}{1-\beta_1^t}\,\frac{m}{\sqrt{v}+\epsilon}$$
+    $$m \leftarrow \beta_1 m + (1-\beta_1)\,u, \qquad v \leftarrow \beta_2 v + (1-\beta_2)\,u^2,
+    \qquad w \leftarrow w -
+    \eta\,\frac{\sqrt{1-\beta_2^t}}{1-\beta_1^t}\,\frac{m}{\sqrt{v}+\epsilon}$$
 
-    Adam already undoes a constant factor; the difference shows where the size of the gradients changes
-    from step to step: a few large gradients no longer fill `v` for the next thousand steps.
-    With `normalize="update"`, Adam's averages see the plain gradients and its step is divided by its norm.
+    Adam already undoes a constant factor; the difference shows where the size of the gradients
+    changes from step to step: a few large gradients no longer fill `v` for the next thousand steps.
+    With `normalize="update"`, Adam's averages see the plain gradients and its step is divided by
+    its norm.
 
     Arguments of `keras.optimizers.Adam`, in its order, and then by keyword:
 
     Args:
-        learning_rate: A float, a schedule or a callable; about the change of a weight per step. Defaults to 0.001.
+        learning_rate: A float, a schedule or a callable; about the change of a weight per step.
+            Defaults to 0.001.
         beta_1: Float in [0, 1), decay of the first average. Defaults to 0.9.
         beta_2: Float in [0, 1), decay of the second average. Defaults to 0.999.
         epsilon: Added to the root of the second average, beside unit gradients, whose entries
@@ -119,17 +118,18 @@ class BlockNormAdam(BlockNormalized, keras.optimizers.Adam):
 
     References:
         - Yu, Huang, Lin, Salakhutdinov, Carbonell (2017), [Block-Normalized Gradient
-          Method](https://arxiv.org/abs/1707.04822), which finds it the best form for recurrent networks.
+          Method](https://arxiv.org/abs/1707.04822), which finds it the best form for recurrent
+          networks.
         - Kingma, Ba (2014), [Adam](https://arxiv.org/abs/1412.6980).
     """
 
 
-@_complete
+@form
 class BlockNormAdamW(BlockNormalized, keras.optimizers.AdamW):
     """`BlockNormAdam` with decoupled weight decay.
 
-    Before the step of `BlockNormAdam`, every weight is multiplied by `1 - learning_rate * weight_decay`. The decay
-    is Keras's and stays outside the normalisation: it never enters a norm.
+    Before the step of `BlockNormAdam`, every weight is multiplied by `1 - learning_rate *
+    weight_decay`. The decay is Keras's and stays outside the normalisation: it never enters a norm.
 
     Arguments of `keras.optimizers.AdamW`, in its order, and then by keyword:
 
@@ -162,11 +162,12 @@ class BlockNormAdamW(BlockNormalized, keras.optimizers.AdamW):
     """
 
 
-@_complete
+@form
 class BlockNormNadam(BlockNormalized, keras.optimizers.Nadam):
     """Nadam (Adam with Nesterov's look ahead) on unit gradients.
 
-    The gradient of every block is divided by its norm, and `keras.optimizers.Nadam` runs on the result.
+    The gradient of every block is divided by its norm, and `keras.optimizers.Nadam` runs on the
+    result.
 
     Arguments of `keras.optimizers.Nadam`, in its order, and then by keyword:
 
@@ -197,7 +198,7 @@ class BlockNormNadam(BlockNormalized, keras.optimizers.Nadam):
     """
 
 
-@_complete
+@form
 class BlockNormAdagrad(BlockNormalized, keras.optimizers.Adagrad):
     r"""AdaGrad on unit gradients, for which the paper proves convergence on convex problems.
 
@@ -209,9 +210,9 @@ class BlockNormAdagrad(BlockNormalized, keras.optimizers.Adagrad):
 
     Args:
         learning_rate: A float, a schedule or a callable. Defaults to 0.001.
-        initial_accumulator_value: Float, where the sum begins. The squares of unit gradients are about `1 / n`
-            with `norm="l2"`, so that Keras's default 0.1 outweighs many steps of a large kernel: take 0
-            for the rule of the paper, or `norm="rms"`. Defaults to 0.1.
+        initial_accumulator_value: Float, where the sum begins. The squares of unit gradients are
+            about `1 / n` with `norm="l2"`, so that Keras's default 0.1 outweighs many steps of a
+            large kernel: take 0 for the rule of the paper, or `norm="rms"`. Defaults to 0.1.
         epsilon: Added to the sum under the root. Defaults to 1e-7.
         {{block_norm_arguments}}
 
@@ -230,13 +231,14 @@ class BlockNormAdagrad(BlockNormalized, keras.optimizers.Adagrad):
     array([2.5, 4.5], dtype=float32)
 
     References:
-        - Yu et al. (2017), [Block-Normalized Gradient Method](https://arxiv.org/abs/1707.04822), appendix.
-        - Duchi, Hazan, Singer (2011), Adaptive Subgradient Methods for Online Learning and Stochastic
-          Optimization.
+        - Yu et al. (2017), [Block-Normalized Gradient Method](https://arxiv.org/abs/1707.04822),
+          appendix.
+        - Duchi, Hazan, Singer (2011), Adaptive Subgradient Methods for Online Learning and
+          Stochastic Optimization.
     """
 
 
-@_complete
+@form
 class BlockNormRMSprop(BlockNormalized, keras.optimizers.RMSprop):
     r"""RMSprop on unit gradients.
 
@@ -257,7 +259,8 @@ class BlockNormRMSprop(BlockNormalized, keras.optimizers.RMSprop):
         centered: Whether to divide by the standard deviation instead. Defaults to `False`.
         {{block_norm_arguments}}
 
-    Slots: as `keras.optimizers.RMSprop`: one tensor per variable, one more with a momentum, one more if `centered`.
+    Slots: as `keras.optimizers.RMSprop`: one tensor per variable, one more with a momentum, one
+    more if `centered`.
 
     Raises:
         ValueError: for an argument outside its range, when constructed; for a pattern that
@@ -277,22 +280,25 @@ class BlockNormRMSprop(BlockNormalized, keras.optimizers.RMSprop):
     """
 
 
-@_complete
+@form
 class BlockNormLion(BlockNormalized, keras.optimizers.Lion):
     r"""Lion, the sign of an average, on unit gradients.
 
     With $u_b = g_b / \lVert g_b \rVert$ for each block of variables (of any rank):
 
-    $$w \leftarrow w - \eta\,\mathrm{sign}(\beta_1 m + (1-\beta_1)\,u), \qquad m \leftarrow \beta_2 m + (1-\beta_2)\,u$$
+    $$w \leftarrow w - \eta\,\mathrm{sign}(\beta_1 m + (1-\beta_1)\,u), \qquad m \leftarrow \beta_2
+    m + (1-\beta_2)\,u$$
 
-    The sign is blind to the size of one gradient; normalising makes the average a vote of directions with one voice per
-    step.
+    The sign is blind to the size of one gradient; normalising makes the average a vote of
+    directions with one voice per step.
 
     Arguments of `keras.optimizers.Lion`, in its order, and then by keyword:
 
     Args:
-        learning_rate: A float, a schedule or a callable: the change of every weight per step. Defaults to 0.001.
-        beta_1: Float in (0, 1], weight of the average against the current gradient. Defaults to 0.9.
+        learning_rate: A float, a schedule or a callable: the change of every weight per step.
+            Defaults to 0.001.
+        beta_1: Float in (0, 1], weight of the average against the current gradient. Defaults to
+            0.9.
         beta_2: Float in [0, 1), decay of the average. Defaults to 0.99.
         {{block_norm_arguments}}
 
@@ -316,60 +322,4 @@ class BlockNormLion(BlockNormalized, keras.optimizers.Lion):
     """
 
 
-def block_normalized(optimizer_class):
-    """The block-normalised form of any Keras optimizer.
-
-    Args:
-        optimizer_class: A subclass of `keras.optimizers.Optimizer` with its own `update_step` that changes
-            variables through `self.assign…`, as all of Keras's do.
-
-    Returns:
-        A class that takes the arguments of `optimizer_class` and, by keyword, those of `BlockNormSGD`
-        from `norm` on. The same class for the same argument, every time. It is registered with Keras; a
-        model saved with the form of an optimizer of your own loads after `block_normalized` was called for it
-        in that program, too.
-
-    Raises:
-        ValueError: if `optimizer_class` is not such a class.
-
-    Example:
-
-    >>> BlockNormAdamax = tf_blocknorm.block_normalized(keras.optimizers.Adamax)
-    >>> BlockNormAdamax(learning_rate=0.01, norm="max").norm
-    'max'
-    >>> tf_blocknorm.block_normalized(keras.optimizers.SGD)
-    <class 'tf_blocknorm.optimizers.block_norm.BlockNormSGD'>
-    """
-    is_class = isinstance(optimizer_class, type)
-    if not (is_class and issubclass(optimizer_class, keras.optimizers.Optimizer)):
-        raise ValueError(
-            "`optimizer_class` must be a subclass of `keras.optimizers.Optimizer`. "
-            f"Received: optimizer_class={optimizer_class!r}"
-        )
-    if optimizer_class in _forms:
-        return _forms[optimizer_class]
-    if issubclass(optimizer_class, BlockNormalized):
-        raise ValueError(
-            "`optimizer_class` must not be block-normalised already. "
-            f"Received: optimizer_class={optimizer_class!r}"
-        )
-    if optimizer_class.update_step is keras.optimizers.Optimizer.update_step:
-        raise ValueError(
-            "`optimizer_class` must have an `update_step` of its own; normalise the optimizers "
-            f"inside of a wrapper instead. Received: optimizer_class={optimizer_class!r}"
-        )
-    name = f"BlockNorm{optimizer_class.__name__}"
-    doc = f"`{optimizer_class.__name__}` on unit gradients: see `tf_blocknorm.block_normalized`."
-    cls = type(name, (BlockNormalized, optimizer_class), {"__doc__": doc, "__module__": __name__})
-    origin = keras.saving.get_registered_name(optimizer_class)
-    own_name = name if optimizer_class.__module__.startswith("keras.") else f"BlockNorm({origin})"
-    keras.saving.register_keras_serializable(PACKAGE, own_name)(cls)
-    _forms[optimizer_class] = cls
-    return cls
-
-
-# So that a model saved with the form of any of Keras's optimizers loads after the import of this package.
-for _value in list(vars(keras.optimizers).values()):
-    if isinstance(_value, type) and issubclass(_value, keras.optimizers.Optimizer):
-        if _value.update_step is not keras.optimizers.Optimizer.update_step:
-            block_normalized(_value)
+register_the_rest()

@@ -1,14 +1,17 @@
 """Where Keras's optimizers are entered: every private method that this package overrides or calls.
 
-One training step of a Keras optimizer runs, on every backend, through `apply` → `_backend_apply_gradients`
-(accumulate → `_clip_gradients` → `_apply_weight_decay` → `_backend_update_step` → average of the weights) → constraints.
-A block-normalised optimizer acts at two points of it:
+One training step of a Keras optimizer runs, on every backend, through `apply` →
+`_backend_apply_gradients` (accumulate → `_clip_gradients` → `_apply_weight_decay` →
+`_backend_update_step` → average of the weights) → constraints. A block-normalised optimizer acts at
+two points of it:
 
-- `on_gradients(gradients, variables)`, once the gradients are aggregated over replicas, unscaled and clipped
-  and before the wrapped rule sees them. (The mean of unit vectors is not the unit mean: earlier would be wrong.)
+- `on_gradients(gradients, variables)`, once the gradients are aggregated over replicas, unscaled
+  and clipped and before the wrapped rule sees them. (The mean of unit vectors is not the unit mean:
+  earlier would be wrong.)
 - `on_updates(visits, learning_rate)`, once the wrapped rule has run for all variables.
 
-`Hooks` is the class for the backend that Keras runs on. `tests/test_hooks.py` fails when Keras moves one of these methods.
+`Hooks` is the class for the backend that Keras runs on. `tests/test_hooks.py` fails when Keras
+moves one of these methods.
 """
 
 import collections
@@ -52,12 +55,13 @@ class _CommonHooks:
 
         Args:
             visits: what `update_step` put into `self._scratch.visits`: one entry per variable and
-                replica, in the order of the variables; the replicas of a variable follow one another.
+                replica, in the order of the variables; the replicas of a variable follow one
+                another.
             learning_rate: scalar tensor or variable.
         """
 
     def draw(self, distribution, shape):
-        """A float32 tensor from `self.seed_generator`: `"uniform"` on [-1, 1] or standard `"normal"`."""
+        """Float32 numbers of `self.seed_generator`, `"uniform"` on [-1, 1] or `"normal"`."""
         raise NotImplementedError
 
     @contextlib.contextmanager
@@ -106,8 +110,8 @@ class TensorFlowHooks(_CommonHooks):
     def draw(self, distribution, shape):
         import tensorflow as tf
 
-        # keras.random's numbers are others under XLA. The bits of Philox for a given key and counter
-        # are the same everywhere; what is made of them is written out here.
+        # keras.random's numbers are others under XLA. The bits of Philox for a given key and
+        # counter are the same everywhere; what is made of them is written out here.
         seed, draw = tf.unstack(tf.cast(self.seed_generator.next(), tf.uint64))
         bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
             shape=(2, *shape) if distribution == "normal" else shape,
@@ -142,7 +146,8 @@ class TensorFlowHooks(_CommonHooks):
         return super().apply(grads, trainable_variables)
 
     def _clip_gradients(self, grads):
-        # Keras clips the gradient of every replica; the gradient of the batch is their sum, so clip that.
+        # Keras clips the gradient of every replica; the gradient of the batch is their sum, so clip
+        # that.
         return grads
 
     def _all_reduce_sum_gradients(self, grads_and_vars):

@@ -1,0 +1,231 @@
+"""Measuring and dividing without underflow or overflow, exact to the last bit."""
+
+import dataclasses
+import itertools
+import math
+
+import keras
+from keras import ops
+
+from tf_blocknorm.norms.sizes import count, get
+
+
+@dataclasses.dataclass(frozen=True)
+class _Limits:
+    """Where the squares of a float type are safe, and the way back into that region.
+
+    A size within `[low, high]` was computed without an underflow or overflow that matters. Below,
+    `up` makes every normal number large enough to be squared; above, `down` makes every one small
+    enough.
+    """
+
+    low: float
+    high: float
+    up: float
+    down: float
+
+
+_LIMITS = {
+    "float32": _Limits(low=2.0**-40, high=2.0**45, up=2.0**64, down=2.0**-80),
+    "float64": _Limits(low=2.0**-400, high=2.0**400, up=2.0**600, down=2.0**-600),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Tensors that are measured together.
+
+    Attributes:
+        tensors: list of tensors of any rank and float dtype, none of them empty.
+        per_unit: measure every index of the last axis by itself, which takes a
+            single tensor of rank 2 or more.
+    """
+
+    tensors: list
+    per_unit: bool = False
+
+    @property
+    def axis(self):
+        return tuple(range(len(self.tensors[0].shape) - 1)) if self.per_unit else None
+
+    @property
+    def shape(self):
+        """Shape of the block's norm."""
+        return (self.tensors[0].shape[-1],) if self.per_unit else ()
+
+    def map(self, function):
+        return Block([function(x) for x in self.tensors], self.per_unit)
+
+
+def _in_one_dtype(blocks):
+    """The blocks in the dtype they are measured in: float64 if any tensor has it, or float32."""
+    dtypes = {keras.backend.standardize_dtype(x.dtype) for b in blocks for x in b.tensors}
+    dtype = "float64" if "float64" in dtypes else "float32"
+    return [block.map(lambda x: ops.cast(x, dtype)) for block in blocks], dtype
+
+
+def _join(values):
+    """Scalars and vectors as one vector: arithmetic on all norms at once is one small operation."""
+    return ops.concatenate([ops.reshape(value, (-1,)) for value in values])
+
+
+def _split(vector, blocks):
+    """The way back: one scalar, or vector of units, per block."""
+    ends = list(itertools.accumulate(math.prod(block.shape) for block in blocks))
+    pieces = ops.split(vector, ends[:-1]) if len(ends) > 1 else [vector]
+    return [ops.reshape(piece, block.shape) for piece, block in zip(pieces, blocks)]
+
+
+def _inside_xla():
+    """Whether what is computed now will be compiled by XLA."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+        from tensorflow.python.ops import control_flow_util
+
+        graph = tf.compat.v1.get_default_graph()
+        return control_flow_util.GraphOrParentsInXlaContext(graph)
+    return keras.backend.backend() == "jax"
+
+
+def _measure(blocks, norm):
+    """The blocks, each brought by a power of two into the range of safe squares, and their sizes.
+
+    The power is 1 for a usual gradient.
+
+    Returns:
+        Blocks, a vector of their sizes, and the vector of the powers of two.
+    """
+    blocks, dtype = _in_one_dtype(blocks)
+    limits = _LIMITS[dtype]
+
+    def sizes_of(blocks):
+        return _join([norm(block.tensors, block.axis) for block in blocks])
+
+    def factors_for(sizes):
+        # Not `sizes > high`: a NaN may be the overflow of a finite gradient.
+        factors = ops.where(sizes <= limits.high, ops.ones_like(sizes), limits.down)
+        return ops.where(sizes < limits.low, ops.full_like(sizes, limits.up), factors)
+
+    def scaled(factors):
+        return [
+            block.map(lambda x, factor=factor: ops.multiply(x, factor))
+            for block, factor in zip(blocks, _split(factors, blocks))
+        ]
+
+    if _inside_xla():
+        # Both looks by the same piece of code: XLA compiles two copies of a sum in two ways.
+        def look(looks_left, factors, _):
+            sizes = sizes_of(scaled(factors))
+            first = ops.equal(looks_left, 2)
+            factors = ops.where(first, factors_for(sizes), factors)
+            again = ops.logical_and(first, ops.any(ops.not_equal(factors, 1.0)))
+            return ops.cast(again, "int32"), factors, sizes
+
+        entries = sum(math.prod(block.shape) for block in blocks)
+        start = (ops.full((), 2, "int32"), ops.ones(entries, dtype), ops.zeros(entries, dtype))
+        _, factors, sizes = ops.while_loop(lambda left, *_: ops.greater(left, 0), look, start)
+        return scaled(factors), sizes, factors
+
+    sizes = sizes_of(blocks)
+    factors = factors_for(sizes)
+
+    def look_again():
+        again = scaled(factors)
+        return [block.tensors for block in again], sizes_of(again)
+
+    # Not left to a multiplication by 1: it would cost a pass over the gradients, and TensorFlow
+    # would merge it with the division into one factor, which is subnormal for entries beyond
+    # 2**126.
+    tensors, sizes = ops.cond(
+        ops.all(ops.equal(factors, 1.0)),
+        lambda: ([block.tensors for block in blocks], sizes),
+        look_again,
+    )
+    return [Block(x, block.per_unit) for x, block in zip(tensors, blocks)], sizes, factors
+
+
+def of_ones(norm, block):
+    """The norm of a block whose entries are all 1; a registered callable counts as an average."""
+    entries = count(block.tensors, block.axis)
+    return {"l1": float(entries), "l2": math.sqrt(entries)}.get(norm, 1.0)
+
+
+def sizes(blocks, norm):
+    """The norm of every block.
+
+    Args:
+        blocks: list of `Block`.
+        norm: see `get`.
+
+    Returns:
+        A list of scalars, or of vectors with one entry per unit, in float32 at least.
+    """
+    scaled, sizes, factors = _measure(blocks, get(norm))
+    return _split(ops.divide(sizes, factors), scaled)
+
+
+def normalize(blocks, norm, epsilon=0.0, lengths=None):
+    """Every block divided by its norm.
+
+    Args:
+        blocks: list of `Block`.
+        norm: see `get`.
+        epsilon: added to the norm, as some papers do; it turns gradients of about its size or below
+            into shorter steps. The default 0 keeps every step at full length.
+        lengths: the norm that each block is to have: a list of scalars, or of
+            vectors with one entry per unit. Defaults to 1 for all.
+
+    Returns:
+        The tensors of each block in float32 at least: a list of lists.
+    """
+    scaled, sizes, factors = _measure(blocks, get(norm))
+    zero = ops.equal(sizes, 0)
+    divisors = ops.add(sizes, ops.multiply(factors, epsilon)) if epsilon else sizes
+    lengths = 1.0 if lengths is None else ops.cast(_join(lengths), sizes.dtype)
+    inverses = ops.divide(lengths, ops.where(zero, ops.ones_like(divisors), divisors))
+    # A zero block has no direction and stays zero; one with an infinity is no longer a number.
+    inverses = ops.where(zero, ops.zeros_like(inverses), inverses)
+    inverses = ops.where(ops.isfinite(sizes), inverses, float("nan"))
+    return [
+        block.map(lambda x, inverse=inverse: ops.multiply(x, inverse)).tensors
+        for block, inverse in zip(scaled, _split(inverses, scaled))
+    ]
+
+
+def norm(x, norm="l2"):
+    """The size of one tensor.
+
+    Args:
+        x: tensor of any rank and float dtype.
+        norm: see `get`. Defaults to `"l2"`.
+
+    Returns:
+        A scalar, float32 or float64; 0 for a tensor without entries.
+
+    Example:
+
+    >>> float(tf_blocknorm.norms.norm([30.0, -40.0]))
+    50.0
+    """
+    x = ops.convert_to_tensor(x)
+    return ops.sum(x) if 0 in x.shape else sizes([Block([x])], norm)[0]
+
+
+def unit(x, norm="l2", epsilon=0.0):
+    """A tensor divided by its norm, exact over the whole float range.
+
+    Args:
+        x: tensor of any rank and float dtype.
+        norm: see `get`. Defaults to `"l2"`.
+        epsilon: see `normalize`. Defaults to 0.
+
+    Returns:
+        A tensor like `x`, in float32 at least.
+
+    Example:
+
+    >>> keras.ops.convert_to_numpy(tf_blocknorm.norms.unit([30.0, -40.0], norm="max"))
+    array([ 0.75, -1.  ], dtype=float32)
+    """
+    x = ops.convert_to_tensor(x)
+    return x if 0 in x.shape else normalize([Block([x])], norm, epsilon)[0][0]
