@@ -29,7 +29,7 @@ def npz(tmp_path_factory):
     ("argv", "message"),
     [
         ([], "COMMAND"),
-        (["run"], "problem"),
+        (["run"], "PROBLEM"),
         (["run", "mpl"], "invalid choice: 'mpl'"),
         (["run", "mlp", "--method", "Adam"], "unrecognized arguments: --method"),
         (["run", "mlp", "--methods", "Adan"], "invalid choice: 'Adan'"),
