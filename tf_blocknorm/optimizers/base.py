@@ -59,6 +59,10 @@ class BlockNormalized(RecordsDirection, Hooks):
         jit_compile: `True` compiles the whole update with XLA on TensorFlow, also in a model that
             is not compiled. It has no effect on JAX, where `fit` compiles the step anyway, and on
             torch. `False` and `None` leave it to how the model is compiled. Defaults to `None`.
+
+    Raises:
+        ValueError: for an argument outside its range, when constructed; for a pattern that matches
+            no variable, when built.
     """
 
     def __init__(

@@ -45,10 +45,6 @@ class BlockNormSGD(BlockNormalized, keras.optimizers.SGD):
     Slots: none; with momentum one tensor per variable (like `keras.optimizers.SGD`); with noise two
     integers.
 
-    Raises:
-        ValueError: for an argument outside its range, when constructed; for a pattern that
-            matches no variable, when built.
-
     Differences from other implementations: optax's `normalize_by_update_norm` uses one norm for the
     whole model (`block="model"` here); Keras's `clipnorm` only shortens; the add-ons for Keras 2
     normalised before the gradients of replicas were summed, and added an epsilon that stops small
@@ -104,10 +100,6 @@ class BlockNormAdam(BlockNormalized, keras.optimizers.Adam):
 
     Slots: as `keras.optimizers.Adam`: two tensors per variable, three with `amsgrad`.
 
-    Raises:
-        ValueError: for an argument outside its range, when constructed; for a pattern that
-            matches no variable, when built.
-
     Example: the first step of Adam is the learning rate in every entry.
 
     >>> weights = keras.Variable([3.0, 4.0])
@@ -144,10 +136,6 @@ class BlockNormAdamW(BlockNormalized, keras.optimizers.AdamW):
 
     Slots: as `keras.optimizers.AdamW`: two tensors per variable, three with `amsgrad`.
 
-    Raises:
-        ValueError: for an argument outside its range, when constructed; for a pattern that
-            matches no variable, when built.
-
     Example: 4 decays to 4 * (1 - 0.5 * 0.1) = 3.8 and moves by the first step of Adam, 0.5.
 
     >>> weights = keras.Variable([4.0])
@@ -179,10 +167,6 @@ class BlockNormNadam(BlockNormalized, keras.optimizers.Nadam):
         {{block_norm_arguments}}
 
     Slots: as `keras.optimizers.Nadam`: two tensors per variable and one scalar.
-
-    Raises:
-        ValueError: for an argument outside its range, when constructed; for a pattern that
-            matches no variable, when built.
 
     Example: with `normalize="update"`, the step has the length of the learning rate.
 
@@ -217,10 +201,6 @@ class BlockNormAdagrad(BlockNormalized, keras.optimizers.Adagrad):
         {{block_norm_arguments}}
 
     Slots: as `keras.optimizers.Adagrad`: one tensor per variable.
-
-    Raises:
-        ValueError: for an argument outside its range, when constructed; for a pattern that
-            matches no variable, when built.
 
     Example: from an empty sum the first step is the learning rate in every entry.
 
@@ -262,10 +242,6 @@ class BlockNormRMSprop(BlockNormalized, keras.optimizers.RMSprop):
     Slots: as `keras.optimizers.RMSprop`: one tensor per variable, one more with a momentum, one
     more if `centered`.
 
-    Raises:
-        ValueError: for an argument outside its range, when constructed; for a pattern that
-            matches no variable, when built.
-
     Example: with `rho=0.75` the first step is twice the learning rate in every entry.
 
     >>> weights = keras.Variable([3.0, 4.0])
@@ -303,10 +279,6 @@ class BlockNormLion(BlockNormalized, keras.optimizers.Lion):
         {{block_norm_arguments}}
 
     Slots: as `keras.optimizers.Lion`: one tensor per variable.
-
-    Raises:
-        ValueError: for an argument outside its range, when constructed; for a pattern that
-            matches no variable, when built.
 
     Example:
 

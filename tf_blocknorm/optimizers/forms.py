@@ -10,7 +10,7 @@ _forms = {}
 
 
 def form(cls):
-    """Registers a class, and fills the arguments that all classes share into its docstring."""
+    """Registers a class, and fills what all share, arguments and errors, into its docstring."""
     if cls.__doc__ is not None and BlockNormalized.__doc__ is not None:
         shared = BlockNormalized.__doc__.split("    Args:\n")[1].rstrip()
         cls.__doc__ = cls.__doc__.replace("        {{block_norm_arguments}}", shared)

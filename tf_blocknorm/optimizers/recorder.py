@@ -1,5 +1,7 @@
 """Running a Keras rule for the step that it would make, without making it."""
 
+import functools
+
 from keras import ops
 
 
@@ -16,10 +18,7 @@ class RecordsDirection:
         scratch.watched, scratch.captured = variable, []
         super().update_step(gradient, variable, ops.ones((), "float32"))
         scratch.watched = None
-        total, *rest = scratch.captured
-        for part in rest:
-            total = ops.add(total, part)
-        return total
+        return functools.reduce(ops.add, scratch.captured)
 
     def assign_sub(self, variable, value):
         if self._scratch.watched is variable:
