@@ -2,15 +2,13 @@
 
 import json
 import os
-import socket
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import problems
 import pytest
 import tensorflow as tf
+import workers
 from cases import CASES, TABLE
 from test_parity import assert_equal
 
@@ -62,27 +60,19 @@ def test_accumulation_in_a_graph_names_the_upstream_issue(strategy):
         problems.train(model, problems.rows(4), batch_size=2)
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def test_two_worker_processes_equal_one(tmp_path):
     """All rows in one go. Keras's own `fit` does not work under MultiWorkerMirroredStrategy."""
-    workers = [f"127.0.0.1:{free_port()}" for _ in range(2)]
-    script = os.path.join(os.path.dirname(__file__), "worker_multi.py")
-    processes = []
-    for index in range(2):
-        task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-        environment = {**os.environ, "TF_CONFIG": json.dumps(task)}
-        command = [sys.executable, script, str(tmp_path / f"{index}.npz"), str(STEPS)]
-        processes.append(
-            subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        )
-    for process in processes:
-        _, errors = process.communicate(timeout=600)
-        assert process.returncode == 0, errors[-3000:]
+    addresses = [f"127.0.0.1:{workers.free_port()}" for _ in range(2)]
+    tasks = [
+        {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        for index in range(2)
+    ]
+    workers.run_both(
+        "worker_multi.py",
+        arguments=[[tmp_path / f"{index}.npz", STEPS] for index in range(2)],
+        environments=[{**os.environ, "TF_CONFIG": json.dumps(task)} for task in tasks],
+        timeout=600,
+    )
     gradients = problems.gradients(problems.rows(2 * STEPS), 2)
     results = [np.load(tmp_path / f"{index}.npz") for index in range(2)]
     trained = [case for case in TABLE if not case.arguments.get("jit_compile")]

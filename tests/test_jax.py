@@ -1,15 +1,13 @@
 """JAX: the rows on two devices with keras.distribution, and in two processes."""
 
 import os
-import socket
-import subprocess
-import sys
 
 import jax
 import keras
 import numpy as np
 import problems
 import pytest
+import workers
 from cases import CASES, TABLE
 from test_parity import assert_equal
 
@@ -75,20 +73,14 @@ def test_loss_scaling_skips_steps_that_are_not_finite(value):
 
 def test_two_processes_equal_one(tmp_path):
     """All rows in one go, with jax.distributed and DataParallel."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{s.getsockname()[1]}"
-    script = os.path.join(os.path.dirname(__file__), "worker_jax.py")
+    address = f"127.0.0.1:{workers.free_port()}"
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    processes = []
-    for i in range(2):
-        command = [sys.executable, script, tmp_path / f"{i}.npz", str(STEPS), address, str(i)]
-        processes.append(
-            subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        )
-    for process in processes:
-        _, errors = process.communicate(timeout=900)
-        assert process.returncode == 0, errors[-3000:]
+    workers.run_both(
+        "worker_jax.py",
+        arguments=[[tmp_path / f"{i}.npz", STEPS, address, i] for i in range(2)],
+        environments=[environment] * 2,
+        timeout=900,
+    )
     gradients = problems.gradients(problems.rows(2 * STEPS), 2)
     for case in TABLE:
         expected = case.reference(gradients)
