@@ -13,6 +13,7 @@ from keras import ops
 from tf_blocknorm import blocks, norms, saving
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.hooks import Hooks, Visit
+from tf_blocknorm.optimizers.partition import Partition
 from tf_blocknorm.optimizers.recorder import RecordsDirection
 
 
@@ -123,24 +124,15 @@ class BlockNormalized(RecordsDirection, Hooks):
         # Before Keras's build, so that a pattern without a match leaves the optimizer unbuilt.
         excluded = blocks.matches(variables, self.exclude, "exclude")
         no_decay = blocks.matches(variables, self._no_decay, "exclude_from_weight_decay")
-        names = blocks.assign(variables, self.block)
+        self._partition = Partition(variables, self.block, excluded)
         super().build(variables)
-        self._paths = tuple(blocks.path(v) for v in variables)
         self._decays = tuple(not n for n in no_decay)
-        # None: not normalised. An empty variable has nothing to measure.
-        self._block_names = tuple(
-            None if skip or 0 in v.shape else name
-            for name, skip, v in zip(names, excluded, variables)
-        )
 
     @property
     def blocks(self):
         """The blocks of a built optimizer: their names, with the paths of their variables."""
-        members = {}
-        for name, path in zip(self._block_names, self._paths):
-            if name is not None:
-                members.setdefault(name, []).append(path)
-        return members
+        paths = self._partition.paths
+        return {name: [paths[i] for i in g] for name, g in self._partition.members().items()}
 
     def on_gradients(self, gradients, variables):
         if self.normalize == "update":
@@ -149,7 +141,7 @@ class BlockNormalized(RecordsDirection, Hooks):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        if self._block_names[index] is None:
+        if self._partition.names[index] is None:
             super().update_step(gradient, variable, learning_rate)
             return
         direction = None
@@ -185,28 +177,14 @@ class BlockNormalized(RecordsDirection, Hooks):
 
     def _groups(self, variables):
         """The blocks among these variables: lists of positions in the list."""
-        groups = {}
-        for position, variable in enumerate(variables):
-            name = self._block_names[self._get_variable_index(variable)]
-            if name is not None:
-                groups.setdefault(name, []).append(position)
-        return list(groups.values())
-
-    def _make_blocks(self, tensors, groups):
-        # A vector has no units to speak of: one number each, they would all become signs.
-        return [
-            norms.Block(
-                [ops.convert_to_tensor(tensors[i]) for i in group],
-                per_unit=self.block == "unit" and len(tensors[group[0]].shape) >= 2,
-            )
-            for group in groups
-        ]
+        indices = [self._get_variable_index(v) for v in variables]
+        return list(self._partition.members(indices).values())
 
     def _lengths(self, variables, groups):
         """The norms that the blocks are to have; None for 1."""
         if self.scale is None:
             return None
-        weights = self._make_blocks(variables, groups)
+        weights = self._partition.make(variables, groups)
         floors = [self.scale_floor * norms.of_ones(self.norm, block) for block in weights]
         return [ops.maximum(n, f) for n, f in zip(norms.sizes(weights, self.norm), floors)]
 
@@ -215,7 +193,7 @@ class BlockNormalized(RecordsDirection, Hooks):
         tensors = list(tensors)
         groups = self._groups(variables)
         if groups:
-            blocks_ = self._make_blocks(tensors, groups)
+            blocks_ = self._partition.make(tensors, groups)
             lengths = self._lengths(variables, groups)
             units = norms.normalize(blocks_, self.norm, self.norm_epsilon, lengths)
             for group, unit in zip(groups, units):

@@ -27,8 +27,10 @@ PRIVATE = (
     "_clip_gradients",
     "_get_variable_index",
     "_track_variable",
+    "_untrack_variable",
     "_use_weight_decay",
 )
+PRIVATE_ON_TORCH = ("_parallel_update_step",)
 PRIVATE_ON_TENSORFLOW = ("_all_reduce_sum_gradients", "_distributed_tf_update_step")
 
 
@@ -64,6 +66,10 @@ class _CommonHooks:
         """Float32 numbers of `self.seed_generator`, `"uniform"` on [-1, 1] or `"normal"`."""
         raise NotImplementedError
 
+    def whole_step(self, grads, trainable_variables, learning_rate):
+        """All of the update that is compiled as one: from the gradients to the new variables."""
+        raise NotImplementedError
+
     @contextlib.contextmanager
     def _collected_visits(self):
         self._scratch.visits = []
@@ -85,6 +91,9 @@ class PortableHooks(_CommonHooks):
         return keras.random.normal(shape, 0.0, 1.0, "float32", self.seed_generator)
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        self.whole_step(grads, trainable_variables, learning_rate)
+
+    def whole_step(self, grads, trainable_variables, learning_rate):
         gradients = self.on_gradients(grads, trainable_variables)
         with self._collected_visits() as visits:
             super()._backend_update_step(gradients, trainable_variables, learning_rate)
@@ -160,16 +169,18 @@ class TensorFlowHooks(_CommonHooks):
             super()._distributed_tf_update_step(distribution, grads_and_vars, learning_rate)
         self.on_updates(visits, learning_rate)
 
+    def whole_step(self, grads, trainable_variables, learning_rate):
+        super()._backend_update_step(grads, trainable_variables, learning_rate)
+
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        step = super()._backend_update_step
         if not self.jit_compile:
-            step(grads, trainable_variables, learning_rate)
+            self.whole_step(grads, trainable_variables, learning_rate)
             return
 
         import tensorflow as tf
 
         def compiled_step(grads, learning_rate):
-            step(grads, trainable_variables, learning_rate)
+            self.whole_step(grads, trainable_variables, learning_rate)
 
         functions = self._scratch.compiled
         key = tuple(self._get_variable_index(v) for v in trainable_variables)

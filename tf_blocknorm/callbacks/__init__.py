@@ -1,0 +1,1 @@
+"""Callbacks: step sizes that adapt, and views of what happens in the blocks."""

@@ -1,0 +1,70 @@
+"""The variables of an optimizer, divided into blocks."""
+
+from keras import ops
+
+from tf_blocknorm import blocks, norms
+
+
+class Partition:
+    """Which variables are measured together, by their index in the optimizer.
+
+    Args:
+        variables: all variables that the optimizer is built for.
+        block: see `tf_blocknorm.blocks`, as `validate` returned it.
+        skipped: for each variable, whether it belongs to no block. An empty variable never does: it
+            has nothing to measure.
+
+    Attributes:
+        names: for each variable the name of its block, or None.
+        paths: for each variable its path.
+        labels: for each entry of a vector with one number per block, its name; with `block="unit"`
+            a matrix has one such entry for each index of its last axis.
+    """
+
+    def __init__(self, variables, block, skipped=None):
+        skipped = skipped or (False,) * len(variables)
+        self._by_unit = block == "unit"
+        self.paths = tuple(blocks.path(v) for v in variables)
+        self.names = tuple(
+            None if skip or 0 in v.shape else name
+            for name, skip, v in zip(blocks.assign(variables, block), skipped, variables)
+        )
+        self._offsets, labels = {}, []
+        for name, group in self.members().items():
+            self._offsets[name] = len(labels)
+            shape = variables[group[0]].shape
+            labels += [f"{name}[{i}]" for i in range(shape[-1])] if self._units(shape) else [name]
+        self.labels = tuple(labels)
+
+    def _units(self, shape):
+        # A vector has no units to speak of: one number each, they would all become signs.
+        return self._by_unit and len(shape) >= 2
+
+    def members(self, indices=None):
+        """The blocks among the variables of these indices (default: all).
+
+        Returns:
+            A dict from names to lists of positions in `indices`.
+        """
+        groups = {}
+        for position, index in enumerate(range(len(self.names)) if indices is None else indices):
+            name = self.names[index]
+            if name is not None:
+                groups.setdefault(name, []).append(position)
+        return groups
+
+    def make(self, tensors, groups):
+        """The blocks of tensors: one `norms.Block` for each list of positions in `groups`."""
+        return [
+            norms.Block(
+                [ops.convert_to_tensor(tensors[i]) for i in group],
+                per_unit=self._units(tensors[group[0]].shape),
+            )
+            for group in groups
+        ]
+
+    def entries(self, names):
+        """Where the numbers of these blocks stand in a vector with one number per `label`."""
+        ends = [*list(self._offsets.values())[1:], len(self.labels)]
+        end = dict(zip(self._offsets, ends))
+        return [list(range(self._offsets[name], end[name])) for name in names]
