@@ -4,12 +4,14 @@ A new method is a rule in `reference.py` and rows here.
 """
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
 import problems
 import pytest
 import reference
+import reference_adaptive
 from keras import ops
 
 import tf_blocknorm as tfb
@@ -38,6 +40,13 @@ class Inverse(keras.optimizers.schedules.LearningRateSchedule):
         return {}
 
 
+# Whole runs, by the name of their rule.
+RUNS = {
+    **{rule: functools.partial(reference.run, rule) for rule in reference.RULES},
+    "adaptive": reference_adaptive.run,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One row.
@@ -46,8 +55,8 @@ class Case:
         name: what pytest prints.
         cls: class of the optimizer.
         arguments: those of its constructor.
-        rule: key of `reference.RULES`.
-        rule_options: arguments of that rule.
+        rule: key of `RUNS`.
+        rule_options: arguments of that run.
         options: the reference's other options.
         groups: the blocks, as lists of indices into `problems.PATHS`.
         decayed: indices of the variables with weight decay.
@@ -76,10 +85,9 @@ class Case:
     def history(self, gradients):
         """Weights after every step."""
         rate = self.rates or (lambda _: self.arguments["learning_rate"])
-        return reference.run(
+        return RUNS[self.rule](
             problems.start_weights(),
             gradients,
-            self.rule,
             [rate(k) for k in range(len(gradients))],
             self.groups,
             self.decayed,
@@ -130,16 +138,19 @@ def row(
         options["norm"] = options["norm"].__name__
     if not arguments.get("use_ema"):
         options.pop("ema_momentum", None)
-    names = reference.RULES[rule].__code__.co_varnames
+    function = reference.RULES.get(rule) or RUNS[rule]
+    code = function.__code__
+    names = set(code.co_varnames[: code.co_argcount]) - {"g", "s", "t", "lr"}
     rule_options = {
-        **{k: v for k, v in arguments.items() if k in names[3:]},
+        **{k: v for k, v in arguments.items() if k in names},
         **(rule_options or {}),
     }
-    rule_options.pop("lr", None)
     return Case(name, cls, arguments, rule, rule_options, options, groups, decayed, rates)
 
 
 SGD, Adam = tfb.BlockNormSGD, tfb.BlockNormAdam
+Adaptive = tfb.AdaptiveBlockNormSGD
+ORIGINAL = {"rate_update": 0.005, "max_rate": 0.01, "learning_rate": 10.0}
 Adamax = tfb.block_normalized(keras.optimizers.Adamax)
 MOMENTUM = {"momentum": 0.9}
 NOISE = {"noise": 0.3, "seed": 11}
@@ -271,6 +282,62 @@ TABLE = [
     ),
     row("lion", tfb.BlockNormLion, "lion"),
     row("lion-update", tfb.BlockNormLion, "lion", normalize="update", block="model", groups=MODEL),
+    row(
+        "adaptive",
+        Adaptive,
+        "adaptive",
+        learning_rate=1.0,
+        norm="max",
+        rate_update=0.9,
+        block="layer",
+        groups=LAYER,
+    ),
+    row("adaptive-original-l2", Adaptive, "adaptive", norm="l2", **ORIGINAL),
+    row(
+        "adaptive-momentum-unit",
+        Adaptive,
+        "adaptive",
+        norm="rms",
+        block="unit",
+        momentum=0.5,
+        momentum_update=0.3,
+        average=0.6,
+        target_correlation=-0.2,
+        relative_floor=0.8,
+        rate_update=0.5,
+    ),
+    row(
+        "adaptive-model",
+        Adaptive,
+        "adaptive",
+        learning_rate=Inverse(),
+        rates=lambda k: 0.1 / (1 + 0.5 * k),
+        norm="max",
+        initial_rate=0.4,
+        adapt="model",
+        average=0.5,
+        target_correlation=0.3,
+        rate_update=0.7,
+        momentum_update=0.4,
+        scale="parameter",
+        scale_floor=0.1,
+        weight_decay=0.2,
+        exclude_from_weight_decay=["bias"],
+        decayed=(0, 2, 3, 4, 5),
+    ),
+    row(
+        "adaptive-noise-compiled",
+        Adaptive,
+        "adaptive",
+        norm="max",
+        initial_rate=0.1,
+        rate_update=0.6,
+        momentum=0.4,
+        exclude=["gain"],
+        groups=[[0], [1], [3], [4], [5]],
+        jit_compile=True,
+        **NOISE,
+    ),
     row("adamax", Adamax, "adamax", norm="max", epsilon=0.05),
 ]
 

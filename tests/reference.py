@@ -156,14 +156,14 @@ OPTIONS = {
 
 
 def run(
-    weights, gradients, rule, rates, groups, decayed=(), draws=None, options=None, **rule_options
+    rule, weights, gradients, rates, groups, decayed=(), draws=None, options=None, **rule_options
 ):
     """Weights after every step.
 
     Args:
+        rule: key of `RULES`.
         weights: list of arrays.
         gradients: one list of arrays (None where there is no gradient) per step.
-        rule: key of `RULES`.
         rates: one learning rate per step.
         groups: lists of indices of the variables that are normalised together; the rest is not.
         decayed: indices of the variables that decay.

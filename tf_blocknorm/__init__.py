@@ -5,6 +5,8 @@
 """
 
 from tf_blocknorm import norms
+from tf_blocknorm.callbacks.adaptive_step import AdaptiveStepSize
+from tf_blocknorm.optimizers.adaptive import AdaptiveBlockNormSGD
 from tf_blocknorm.optimizers.block_norm import (
     BlockNormAdagrad,
     BlockNormAdam,
@@ -19,6 +21,8 @@ from tf_blocknorm.optimizers.forms import block_normalized
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveBlockNormSGD",
+    "AdaptiveStepSize",
     "BlockNormAdagrad",
     "BlockNormAdam",
     "BlockNormAdamW",

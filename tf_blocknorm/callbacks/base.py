@@ -5,6 +5,21 @@ import keras
 from tf_blocknorm.optimizers import taps
 
 
+def demand_settable_rate(optimizer, callback):
+    """Raise an error unless the optimizer's learning rate is a variable.
+
+    Args:
+        optimizer: that of a model.
+        callback: name of the callback that sets the learning rate, for the error.
+    """
+    rate = getattr(taps.innermost(optimizer), "_learning_rate", None)
+    if not isinstance(rate, keras.Variable):
+        raise ValueError(
+            f"`{callback}` sets the learning rate, which must be a float and not a schedule or a "
+            f"function. Received: learning_rate={rate!r} in {optimizer!r}"
+        )
+
+
 class TapCallback(keras.callbacks.Callback):
     """A callback that runs code inside the training step, by the `Tap` in `self.tap`.
 

@@ -37,11 +37,26 @@ def float_learning_rate(args, kwargs):
     return args, kwargs
 
 
-def signature(cls, mixin):
-    """What `cls` takes: its Keras parent's parameters, and then the mixin's keyword-only ones."""
+def signature(cls, mixin, fixed=()):
+    """What a class takes: its own parameters, then its Keras parent's and the mixin's by keyword.
+
+    Where it has no constructor of its own the parent's parameters come first, as they are.
+    """
     is_parent = (c for c in cls.__mro__ if issubclass(c, keras.optimizers.Optimizer))
     parent = next(c for c in is_parent if not issubclass(c, mixin))
-    given = inspect.signature(parent.__init__).parameters.values()
-    own = inspect.signature(mixin.__init__).parameters.values()
-    parameters = [p for p in given if p.name != "self" and p.kind is not p.VAR_KEYWORD]
-    return inspect.Signature(parameters + [p for p in own if p.kind is p.KEYWORD_ONLY])
+    inits = [c.__init__ for c in parent.__mro__ if "__init__" in vars(c)]
+    parents = next(init for init in inits if _named_parameters(init))
+    own = [cls.__init__] if "__init__" in vars(cls) else []
+    first, *others = [*own, parents, mixin.__init__]
+    parameters = _named_parameters(first)
+    for function in others:
+        for name, parameter in _named_parameters(function).items():
+            by_keyword = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            parameters.setdefault(name, by_keyword)
+    return inspect.Signature([p for name, p in parameters.items() if name not in fixed])
+
+
+def _named_parameters(function):
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {p.name: p for p in parameters if p.kind not in variadic}

@@ -66,6 +66,8 @@ class BlockNormalized(RecordsDirection, Hooks):
             no variable, when built.
     """
 
+    fixed = ()  # The arguments above that a subclass decides itself.
+
     def __init__(
         self,
         *args,
@@ -116,7 +118,7 @@ class BlockNormalized(RecordsDirection, Hooks):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        cls.__signature__ = arguments.signature(cls, BlockNormalized)
+        cls.__signature__ = arguments.signature(cls, BlockNormalized, cls.fixed)
 
     def build(self, variables):
         if self.built:
@@ -150,7 +152,7 @@ class BlockNormalized(RecordsDirection, Hooks):
         else:
             super().update_step(gradient, variable, learning_rate)
         if direction is not None or self.noise:
-            self._scratch.visits.append(Visit(index, variable, direction))
+            self._scratch.visits.append(Visit(index, variable, direction, gradient))
 
     def on_updates(self, visits, learning_rate):
         if not visits:

@@ -1,5 +1,8 @@
 """The block-normalised form of a Keras optimizer: one class for each, registered with Keras."""
 
+import inspect
+import re
+
 import keras
 
 from tf_blocknorm.optimizers.base import BlockNormalized
@@ -12,10 +15,21 @@ _forms = {}
 def form(cls):
     """Registers a class, and fills what all share, arguments and errors, into its docstring."""
     if cls.__doc__ is not None and BlockNormalized.__doc__ is not None:
-        shared = BlockNormalized.__doc__.split("    Args:\n")[1].rstrip()
-        cls.__doc__ = cls.__doc__.replace("        {{block_norm_arguments}}", shared)
-    _forms[cls.__bases__[1]] = cls
+        cls.__doc__ = cls.__doc__.replace(
+            "        {{block_norm_arguments}}", _shared_arguments(cls)
+        )
+    if _has_own_update_step(cls.__bases__[1]):
+        _forms[cls.__bases__[1]] = cls
     return _register(cls)
+
+
+def _shared_arguments(cls):
+    """The descriptions of the mixin's arguments, and of its errors, but for those `cls` decides."""
+    text = BlockNormalized.__doc__.split("    Args:\n")[1].rstrip()
+    descriptions = re.split(r"^(?=        \w)", text, flags=re.MULTILINE)
+    own = inspect.signature(cls.__init__).parameters if "__init__" in vars(cls) else ()
+    left_out = tuple(f"        {name}:" for name in (*own, *cls.fixed))
+    return "".join(d for d in descriptions if not d.startswith(left_out)).rstrip()
 
 
 def _is_optimizer_class(value):

@@ -34,10 +34,11 @@ PRIVATE_ON_TORCH = ("_parallel_update_step",)
 PRIVATE_ON_TENSORFLOW = ("_all_reduce_sum_gradients", "_distributed_tf_update_step")
 
 
-Visit = collections.namedtuple("Visit", ["index", "variable", "direction"])
+Visit = collections.namedtuple("Visit", ["index", "variable", "direction", "gradient"])
 Visit.__doc__ = """A variable (or its copy on a replica) that the wrapped rule has been run for.
 
-`direction` is what the rule would have subtracted, and None where it did so itself.
+`direction` is what the rule would have subtracted, and None where it did so itself; `gradient` what
+the rule saw.
 """
 
 

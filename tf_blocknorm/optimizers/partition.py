@@ -1,5 +1,8 @@
 """The variables of an optimizer, divided into blocks."""
 
+import math
+
+import numpy as np
 from keras import ops
 
 from tf_blocknorm import blocks, norms
@@ -19,6 +22,7 @@ class Partition:
         paths: for each variable its path.
         labels: for each entry of a vector with one number per block, its name; with `block="unit"`
             a matrix has one such entry for each index of its last axis.
+        counts: array with the number of weights behind each label.
     """
 
     def __init__(self, variables, block, skipped=None):
@@ -29,12 +33,19 @@ class Partition:
             None if skip or 0 in v.shape else name
             for name, skip, v in zip(blocks.assign(variables, block), skipped, variables)
         )
-        self._offsets, labels = {}, []
+        self._places, labels, counts = {}, [], []
         for name, group in self.members().items():
-            self._offsets[name] = len(labels)
-            shape = variables[group[0]].shape
-            labels += [f"{name}[{i}]" for i in range(shape[-1])] if self._units(shape) else [name]
-        self.labels = tuple(labels)
+            start, shape = len(labels), variables[group[0]].shape
+            entries = sum(math.prod(variables[i].shape) for i in group)
+            if self._units(shape):
+                self._places[name] = slice(start, start + shape[-1])
+                labels += [f"{name}[{i}]" for i in range(shape[-1])]
+                counts += [entries / shape[-1]] * shape[-1]
+            else:
+                self._places[name] = start
+                labels.append(name)
+                counts.append(entries)
+        self.labels, self.counts = tuple(labels), np.array(counts, "float32")
 
     def _units(self, shape):
         # A vector has no units to speak of: one number each, they would all become signs.
@@ -63,8 +74,21 @@ class Partition:
             for group in groups
         ]
 
-    def entries(self, names):
-        """Where the numbers of these blocks stand in a vector with one number per `label`."""
-        ends = [*list(self._offsets.values())[1:], len(self.labels)]
-        end = dict(zip(self._offsets, ends))
-        return [list(range(self._offsets[name], end[name])) for name in names]
+    def places(self, names):
+        """Where the numbers of these blocks stand in a vector with one number per label.
+
+        Returns:
+            A list of integers, and of slices for blocks that are measured by unit.
+        """
+        return [self._places[name] for name in names]
+
+    def join(self, names, values):
+        """The way back: a vector of what these blocks have, 0 or False for all others."""
+        given = dict(zip(names, values))
+        dtype = values[0].dtype
+        pieces = []
+        for name, place in self._places.items():
+            size = (place.stop - place.start,) if isinstance(place, slice) else (1,)
+            value = given.get(name)
+            pieces.append(ops.zeros(size, dtype) if value is None else ops.reshape(value, size))
+        return ops.concatenate(pieces)

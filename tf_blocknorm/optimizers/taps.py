@@ -26,10 +26,12 @@ class Tap:
     Attributes:
         name: word under which the state is saved; one tap of a name per optimizer.
         state: what `create` returned.
+        optimizer: the one that it is attached to.
     """
 
     name = None
     state = None
+    optimizer = None
 
     def create(self, add, variables):
         """Make the state.
@@ -43,6 +45,10 @@ class Tap:
         Returns:
             Anything; it is kept as `self.state`.
         """
+
+    def indices(self, variables):
+        """Where variables stand in the list that `create` was given."""
+        return [self._index[id(variable)] for variable in variables]
 
     def before_step(self, variables):
         """Runs before the variables change.
@@ -121,6 +127,7 @@ def attach(tap, model):
             f"The callback behind {tap.name!r} needs one optimizer for the whole model. "
             f"Received: optimizer={optimizer!r}"
         )
+    tap.optimizer = optimizer
     with _scope(optimizer):
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
@@ -167,6 +174,7 @@ def _create_state(tap, optimizer):
     if len(known) == len(variables) and all(a is b for a, b in zip(known, variables)):
         return
     tap.made_for, tap.variables = variables, []
+    tap._index = {id(variable): index for index, variable in enumerate(variables)}
 
     def add(name, shape=None, dtype="float32", initializer="zeros", like=None):
         variable = keras.Variable(

@@ -1,0 +1,68 @@
+"""How well gradients agree with those before them, block by block."""
+
+from keras import ops
+
+from tf_blocknorm import norms
+
+
+def compare(partition, indices, gradients, averages, decay, assign):
+    """Compare gradients with the average direction of the past, and add them to it.
+
+    Args:
+        partition: `Partition` of all variables.
+        indices: which of them have a gradient.
+        gradients: their gradients.
+        averages: for each variable of the partition a slot of its shape, at first zero (None for
+            one that is in no block).
+        decay: of the average: 0 compares with the last gradient alone.
+        assign: function `(slot, value)`.
+
+    Returns:
+        Two vectors with one entry per label of the partition: the cosines, 0 where there is none;
+        and whether there is one: neither side is zero or not a number.
+    """
+    members = partition.members(indices)
+    groups = list(members.values())
+    slots = [averages[index] for index in indices]
+    past = partition.make(slots, groups)
+    # Unit vectors, as products of raw gradients leave the range of floats.
+    units = norms.normalize(partition.make(gradients, groups), "l2")
+    units = [norms.Block(unit, block.per_unit) for unit, block in zip(units, past)]
+
+    lengths = [ops.sqrt(_dot(block, block)) for block in past]
+    known = [ops.logical_and(n > 0, _dot(u, u) > 0) for n, u in zip(lengths, units)]
+    cosines = [
+        ops.where(k, _dot(u, block) / ops.where(k, n, 1.0), 0.0)
+        for k, n, u, block in zip(known, lengths, units, past)
+    ]
+    joined = partition.join(members, cosines), partition.join(members, known)
+
+    for group, unit in zip(groups, units):
+        for position, direction in zip(group, unit.tensors):
+            slot = slots[position]
+            mixed = decay * ops.cast(slot, direction.dtype) + (1.0 - decay) * direction
+            assign(slot, ops.cast(mixed, slot.dtype))
+    return joined
+
+
+def mean(partition, cosines, known):
+    """One cosine for all blocks.
+
+    The cosine of n random numbers has variance 1/n: weighted by its number of weights, every block
+    counts as much as it knows.
+
+    Args:
+        partition: `Partition`.
+        cosines, known: what `compare` returned.
+
+    Returns:
+        Two scalars: the mean over the known ones, and whether there is one.
+    """
+    weights = ops.where(known, ops.convert_to_tensor(partition.counts), 0.0)
+    total = ops.sum(weights)
+    return ops.sum(weights * cosines) / ops.maximum(total, 1.0), total > 0
+
+
+def _dot(a, b):
+    products = [ops.sum(x * ops.cast(y, x.dtype), a.axis) for x, y in zip(a.tensors, b.tensors)]
+    return sum(products[1:], products[0])
