@@ -10,8 +10,13 @@ if BACKEND == "jax":
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 
 PORTABLE = {
+    "test_adaptive.py",
+    "test_adaptive_step.py",
+    "test_barzilai_borwein.py",
     "test_blocks.py",
     "test_doctests.py",
+    "test_learning_rate_finder.py",
+    "test_monitor.py",
     "test_norms.py",
     "test_optimizers.py",
     "test_parity.py",

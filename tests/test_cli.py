@@ -40,6 +40,12 @@ def npz(tmp_path_factory):
         (["run", "mlp", "--data", "mnits"], "Received: data=mnits"),
         (["run", "mlp", "--data", "nowhere/data.npz"], "There is no file `nowhere/data.npz`."),
         (["run", "mlp", "--out", __file__], "`--out` must be a folder"),
+        (["find", "mlp", "--methods", "Adam"], "unrecognized arguments: --methods"),
+        (["find", "mlp", "--method", "Adan"], "invalid choice: 'Adan'"),
+        (["find", "mlp", "--seed", "-1"], "--seed: must be a whole number, at least 0"),
+        (["find", "mlp", "--steps", "5"], "`steps` must be an integer >= 20. Received: steps=5"),
+        (["find", "mlp", "--max-learning-rate", "1e-9"], "Received: max_learning_rate=1e-09"),
+        (["find", "mlp", "--data", "mnits"], "Received: data=mnits"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(argv, message, capsys):
@@ -115,6 +121,20 @@ def test_sweep_widens_every_grid_alike(npz, tmp_path, capsys, monkeypatch):
     assert len({len(grid) for grid in rates.values()}) == 1
     assert {run["split"] for run in runs} == {"validation"}
     assert "100.0 *" in capsys.readouterr().out
+
+
+def test_find(npz, tmp_path, capsys):
+    argv = ["find", "mlp", "--data", npz, "--depth", "1", "--method", "Adam", "--out"]
+    assert cli.main([*argv, str(tmp_path), "--max-learning-rate", "1", "--steps", "60"]) == 0
+    text = capsys.readouterr().out
+    assert "60 updates with batches of 64, learning rate from 1e-06 to 1." in text
+    record = json.loads((tmp_path / "find-mlp-tiny-Adam.json").read_text())
+    assert f"Suggested learning rate: {record['suggestion']:.2g} ({record['rule']})." in text
+    assert record["command"].startswith("tf-blocknorm find mlp --data ")
+    assert record["learning_rates"][0] == pytest.approx(1e-6)
+    assert 20 <= len(record["learning_rates"]) == len(record["losses"]) <= 60
+    assert str(tmp_path / "find-mlp-tiny-Adam.png") in text
+    assert (tmp_path / "find-mlp-tiny-Adam.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for process groups")

@@ -6,6 +6,9 @@
 
 from tf_blocknorm import norms
 from tf_blocknorm.callbacks.adaptive_step import AdaptiveStepSize
+from tf_blocknorm.callbacks.barzilai_borwein import BarzilaiBorwein
+from tf_blocknorm.callbacks.learning_rate_finder import LearningRateFinder
+from tf_blocknorm.callbacks.monitor import BlockNormMonitor
 from tf_blocknorm.optimizers.adaptive import AdaptiveBlockNormSGD
 from tf_blocknorm.optimizers.block_norm import (
     BlockNormAdagrad,
@@ -23,13 +26,16 @@ __version__ = "0.1.0"
 __all__ = [
     "AdaptiveBlockNormSGD",
     "AdaptiveStepSize",
+    "BarzilaiBorwein",
     "BlockNormAdagrad",
     "BlockNormAdam",
     "BlockNormAdamW",
     "BlockNormLion",
+    "BlockNormMonitor",
     "BlockNormNadam",
     "BlockNormRMSprop",
     "BlockNormSGD",
+    "LearningRateFinder",
     "__version__",
     "block_normalized",
     "norms",

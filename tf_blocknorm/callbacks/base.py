@@ -28,14 +28,23 @@ class TapCallback(keras.callbacks.Callback):
     """
 
     tap = None
+    _training = False
 
     def set_model(self, model):
         super().set_model(model)
         # Not at the beginning of training: by then BackupAndRestore may have loaded its file.
         taps.attach(self.tap, model)
 
+    def on_train_begin(self, logs=None):
+        self._training = True
+
     def on_train_end(self, logs=None):
+        self._training = False
         self.detach()
+
+    def on_test_end(self, logs=None):
+        if not self._training:  # `evaluate` was given the callback
+            self.detach()
 
     def detach(self):
         """Take the callback out of the model's training step; what it knows is kept."""

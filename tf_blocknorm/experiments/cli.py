@@ -1,4 +1,4 @@
-"""The command line: `tf-blocknorm list | run | sweep`."""
+"""The command line: `tf-blocknorm list | run | sweep | find`."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ def main(argv=None):
     try:
         from rich.console import Console
 
-        from tf_blocknorm.experiments import commands
+        from tf_blocknorm.experiments import commands, finding, quadratic
     except ImportError as error:
         print(
             f"tf-blocknorm: error: There is no module `{error.name}`: "
@@ -27,13 +27,19 @@ def main(argv=None):
         if arguments.command == "list":
             return _list(console)
         _complete(arguments)
-        command = commands.run if arguments.command == "run" else commands.sweep
-        return command(arguments, argv, console)
+        if arguments.problem == QUADRATIC:
+            return quadratic.run(arguments, argv, console)
+        command = {"run": commands.run, "sweep": commands.sweep, "find": finding.find}
+        return command[arguments.command](arguments, argv, console)
     except ExperimentError as error:
         print(f"tf-blocknorm: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+# A problem of another kind: a loss without data. Its options are `--seeds`, `--quick`, `--out`.
+QUADRATIC = "quadratic"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,9 +48,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser():
-    from tf_blocknorm.experiments.data import NAMES
-    from tf_blocknorm.experiments.problems import PROBLEMS
-    from tf_blocknorm.experiments.recipes import RECIPES
+    from tf_blocknorm.experiments.recipes import COMPARED, RECIPES
 
     parser = _Parser(
         prog="tf-blocknorm",
@@ -66,38 +70,23 @@ def _parser():
             "goes on where it was.",
             allow_abbrev=False,
         )
-        command.add_argument(
-            "problem",
-            choices=PROBLEMS,
-            metavar="PROBLEM",
-            help=f"one of: {', '.join(PROBLEMS)}",
-        )
-        command.add_argument(
-            "--data",
-            default="digits",
-            metavar="DATA",
-            help=f"{', '.join(NAMES)}, or the path of an .npz file with the arrays x_train, "
-            "y_train, x_test, y_test (default: digits, which needs no network)",
-        )
+        _add_problem(command, *([QUADRATIC] if name == "run" else []))
         command.add_argument(
             "--methods",
             nargs="+",
             choices=RECIPES,
-            default=list(RECIPES),
+            default=[],
             metavar="METHOD",
-            help=f"some of: {', '.join(RECIPES)} (default: all)",
+            help=f"some of: {', '.join(RECIPES)} (default: {', '.join(COMPARED)})",
         )
         command.add_argument(
-            "--seeds", type=_count, metavar="N", help="runs per method (default: 3)"
+            "--seeds", type=_whole(1), metavar="N", help="runs per method (default: 3)"
         )
         command.add_argument(
             "--epochs",
-            type=_count,
+            type=_whole(1),
             metavar="N",
             help="passes over the training data (default: fitting the problem and the data)",
-        )
-        command.add_argument(
-            "--depth", type=_count, metavar="N", help="hidden layers (mlp; default: 30)"
         )
         if name == "run":
             command.add_argument(
@@ -111,27 +100,103 @@ def _parser():
         )
         command.add_argument(
             "--jobs",
-            type=_count,
+            type=_whole(1),
             metavar="N",
             help="runs at a time (default: one per core, 4 at most; 1 with a GPU)",
         )
-        command.add_argument(
-            "--out", default="runs", metavar="DIR", help="where everything goes (default: runs)"
-        )
+    _add_find(commands)
     return parser
+
+
+def _add_problem(command, *more):
+    """Add what every command takes; `more` are names of problems beside the usual ones."""
+    from tf_blocknorm.experiments.data import NAMES
+    from tf_blocknorm.experiments.problems import PROBLEMS
+
+    command.add_argument(
+        "problem",
+        choices=[*PROBLEMS, *more],
+        metavar="PROBLEM",
+        help=f"one of: {', '.join([*PROBLEMS, *more])}",
+    )
+    command.add_argument(
+        "--data",
+        metavar="DATA",
+        help=f"{', '.join(NAMES)}, or the path of an .npz file with the arrays x_train, "
+        "y_train, x_test, y_test (default: digits, which needs no network)",
+    )
+    command.add_argument(
+        "--depth", type=_whole(1), metavar="N", help="hidden layers (mlp; default: 30)"
+    )
+    command.add_argument(
+        "--out", default="runs", metavar="DIR", help="where everything goes (default: runs)"
+    )
+
+
+def _add_find(commands):
+    from tf_blocknorm.experiments.recipes import RECIPES
+
+    command = commands.add_parser(
+        "find",
+        help="suggest a learning rate for one method, from one short sweep",
+        description="Suggest a learning rate for one method: train for a few hundred updates while "
+        "the rate rises from one end to the other, and see where the training takes hold.",
+        epilog="The rate is meant as the first of a linear decay to 0. A `sweep`, which trains to "
+        "the end at each rate, is more accurate, and takes that much longer.",
+        allow_abbrev=False,
+    )
+    _add_problem(command)
+    command.add_argument(
+        "--method",
+        choices=RECIPES,
+        default="BlockNormSGD",
+        metavar="METHOD",
+        help=f"one of: {', '.join(RECIPES)} (default: BlockNormSGD)",
+    )
+    command.add_argument(
+        "--steps",
+        type=_whole(1),
+        default=300,
+        metavar="N",
+        help="updates that the sweep makes (default: 300)",
+    )
+    for end, rate in (("min", 1e-6), ("max", 10.0)):
+        command.add_argument(
+            f"--{end}-learning-rate",
+            type=_rate,
+            default=rate,
+            metavar="RATE",
+            help=f"{'first' if end == 'min' else 'last'} rate of the sweep (default: {rate:g})",
+        )
+    command.add_argument(
+        "--seed",
+        type=_whole(0),
+        default=0,
+        metavar="N",
+        help="of the initial weights, dropout and the order of the examples (default: 0)",
+    )
+    command.set_defaults(methods=[], jobs=1)
 
 
 def _complete(arguments):
     """Fill in what depends on the machine and the problem."""
     from tf_blocknorm.experiments.problems import PROBLEMS
+    from tf_blocknorm.experiments.recipes import COMPARED
     from tf_blocknorm.experiments.records import cores
 
     arguments.methods = list(dict.fromkeys(arguments.methods))
     given = {"depth": arguments.depth}
     arguments.options = {name: value for name, value in given.items() if value is not None}
-    for name in arguments.options:
-        if name not in PROBLEMS[arguments.problem].options:
-            raise ExperimentError(f"The problem `{arguments.problem}` has no option --{name}.")
+    if arguments.problem == QUADRATIC:
+        foreign = ("depth", "data", "methods", "epochs", "learning_rate", "jobs")
+        unknown = [name for name in foreign if getattr(arguments, name)]
+    else:
+        unknown = [o for o in arguments.options if o not in PROBLEMS[arguments.problem].options]
+    for name in unknown:
+        option = name.replace("_", "-")
+        raise ExperimentError(f"The problem `{arguments.problem}` has no option --{option}.")
+    arguments.data = arguments.data or "digits"
+    arguments.methods = arguments.methods or list(COMPARED)
     if os.path.exists(arguments.out) and not os.path.isdir(arguments.out):
         raise ExperimentError(f"`--out` must be a folder. Received: out={arguments.out}")
     if arguments.jobs is None:
@@ -148,6 +213,8 @@ def _list(console):
     console.print("Problems")
     for problem in PROBLEMS.values():
         console.print(f"  {problem.name:14} {problem.summary}", highlight=False)
+    summary = "a loss with a known minimum, from six initial rates (`run` alone)"
+    console.print(f"  {QUADRATIC:14} {summary}", highlight=False)
     console.print(f"Data\n  {', '.join(NAMES)}, PATH.npz", highlight=False)
     console.print("Methods (tuned learning rates)")
     for name, recipe in RECIPES.items():
@@ -159,11 +226,16 @@ def _list(console):
     return 0
 
 
-def _count(text):
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1. Received: {text}")
-    return number
+def _whole(least):
+    def whole(text):
+        number = int(text) if text.isdecimal() else -1
+        if number < least:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number, at least {least}. Received: {text}"
+            )
+        return number
+
+    return whole
 
 
 def _rate(text):

@@ -1,11 +1,14 @@
-"""How each method is run: optimizer, schedule and tuned learning rate, as plain data.
+"""How each method is run: optimizer, callbacks, schedule and tuned rate, as plain data.
 
-A new method is one row of `RECIPES`. All methods share the schedule (linear decay to 0 over the
-run) and get the same number of learning rates to be tuned over, so that none has an advantage.
+A new method is one row of `RECIPES`. The learning rate of every method that does not set its own
+falls linearly to 0 over the run, and all get the same number of rates to be tuned over, so that
+none has an advantage.
 """
 
 import dataclasses
 from collections.abc import Mapping
+
+LINEAR, OWN = "linear decay to 0", "set by the method"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,28 +17,44 @@ class Recipe:
 
     Attributes:
         optimizer: Name of a class in `tf_blocknorm` or `keras.optimizers`.
-        arguments: What the class takes besides the learning rate.
+        arguments: What the class takes besides the rate.
         label: What tables and figures call it.
-        grid: Learning rates that `tf-blocknorm sweep` starts from.
+        grid: Rates that `tf-blocknorm sweep` starts from.
+        callbacks: Names of classes in `tf_blocknorm`, each with its arguments.
+        rate: The argument that the rate is given as. If it is not `"learning_rate"`, the learning
+            rate falls from 1 and multiplies it.
+        schedule: `LINEAR`, or `OWN` for a float.
     """
 
     optimizer: str
     arguments: Mapping
     label: str
     grid: tuple
+    callbacks: Mapping = dataclasses.field(default_factory=dict)
+    rate: str = "learning_rate"
+    schedule: str = LINEAR
 
-    def make(self, learning_rate, steps):
-        """Return the optimizer, its learning rate falling linearly to 0 over `steps` updates."""
+    def make(self, rate, steps):
+        """Return the optimizer for a run of so many updates."""
         import keras
 
         import tf_blocknorm
 
         cls = getattr(tf_blocknorm, self.optimizer, None)
         cls = cls or getattr(keras.optimizers, self.optimizer)
-        schedule = keras.optimizers.schedules.PolynomialDecay(
-            learning_rate, decay_steps=steps, end_learning_rate=0.0
-        )
-        return cls(schedule, **self.arguments)
+        arguments = {**self.arguments, self.rate: rate}
+        if self.schedule == LINEAR:
+            highest = arguments.get("learning_rate", 1.0)
+            arguments["learning_rate"] = keras.optimizers.schedules.PolynomialDecay(
+                highest, decay_steps=steps, end_learning_rate=0.0
+            )
+        return cls(**arguments)
+
+    def make_callbacks(self):
+        """Return the callbacks."""
+        import tf_blocknorm
+
+        return [getattr(tf_blocknorm, name)(**options) for name, options in self.callbacks.items()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +66,16 @@ class Tuning:
 
 
 GRID = (0.005, 0.01, 0.02, 0.05, 0.1)
+LOW_GRID = (0.0005, 0.001, 0.002, 0.005, 0.01)
 
 RECIPES = {
-    "BlockNormSGD": Recipe("BlockNormSGD", {"norm": "max"}, "BlockNormSGD, max norm", GRID),
+    "BlockNormSGD": Recipe("BlockNormSGD", {"norm": "rms"}, "BlockNormSGD, rms norm", LOW_GRID),
     "Adam": Recipe("Adam", {}, "Adam", GRID),
     "SGD": Recipe("SGD", {"momentum": 0.9}, "SGD, momentum 0.9", GRID),
 }
+
+# What `run` and `sweep` compare unless told otherwise.
+COMPARED = ("BlockNormSGD", "Adam", "SGD")
 
 # Key: (problem, data). Source: the sweep recorded in results/sweep-PROBLEM-DATA.json.
 TUNED = {

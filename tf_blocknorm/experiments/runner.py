@@ -54,7 +54,8 @@ class Run:
             "data_digest": dataset.digest,
             "optimizer": recipe.optimizer,
             "arguments": dict(recipe.arguments),
-            "schedule": "linear decay to 0",
+            "callbacks": {name: dict(options) for name, options in recipe.callbacks.items()},
+            "schedule": recipe.schedule,
             "batch_size": problem.batch_size,
             "versions": records.versions(),
         }
@@ -101,6 +102,10 @@ def train(run, out, command="", report=lambda epoch, logs: None):
     model.compile(optimizer, loss=problem.loss, metrics=[problem.metric], jit_compile=False)
 
     checkpoint = Checkpoint(folder, report)
+    callbacks = RECIPES[run.method].make_callbacks()
+    model.optimizer.build(model.trainable_variables)
+    for callback in callbacks:
+        callback.set_model(model)  # Before `restore`, which also restores what they keep.
     model.fit(
         batches,
         shuffle=False,  # `Batches` does it.
@@ -108,7 +113,7 @@ def train(run, out, command="", report=lambda epoch, logs: None):
         validation_batch_size=1000,
         initial_epoch=checkpoint.restore(model),
         epochs=run.epochs,
-        callbacks=[batches.reshuffle(), checkpoint],
+        callbacks=[*callbacks, batches.reshuffle(), checkpoint],
         verbose=0,
     )
     last = checkpoint.epochs[-1]

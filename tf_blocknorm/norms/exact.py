@@ -76,7 +76,7 @@ def _split(vector, blocks):
     return [ops.reshape(piece, block.shape) for piece, block in zip(pieces, blocks)]
 
 
-def _inside_xla():
+def inside_xla():
     """Whether what is computed now will be compiled by XLA."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -112,7 +112,7 @@ def _measure(blocks, norm):
             for block, factor in zip(blocks, _split(factors, blocks))
         ]
 
-    if _inside_xla():
+    if inside_xla():
         # Both looks by the same piece of code: XLA compiles two copies of a sum in two ways.
         def look(looks_left, factors, _):
             sizes = sizes_of(scaled(factors))

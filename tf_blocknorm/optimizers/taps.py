@@ -27,11 +27,19 @@ class Tap:
         name: word under which the state is saved; one tap of a name per optimizer.
         state: what `create` returned.
         optimizer: the one that it is attached to.
+        made_for: the variables of that optimizer.
+        variables: all variables of the state.
+        attached: whether the state is the optimizer's.
+        saved: whether the state is saved with the model.
     """
 
     name = None
     state = None
     optimizer = None
+    made_for = ()
+    variables = ()
+    attached = False
+    saved = True
 
     def create(self, add, variables):
         """Make the state.
@@ -48,7 +56,8 @@ class Tap:
 
     def indices(self, variables):
         """Where variables stand in the list that `create` was given."""
-        return [self._index[id(variable)] for variable in variables]
+        places = {id(variable): index for index, variable in enumerate(self.made_for)}
+        return [places[id(variable)] for variable in variables]
 
     def before_step(self, variables):
         """Runs before the variables change.
@@ -128,18 +137,17 @@ def attach(tap, model):
             f"Received: optimizer={optimizer!r}"
         )
     tap.optimizer = optimizer
-    with _scope(optimizer):
-        if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
-        installed = _installed(optimizer)
-        if installed.get(tap.name) is tap:
-            return
-        if tap.name in installed:
-            detach(installed[tap.name], model)
-        _create_state(tap, optimizer)
-    for variable in tap.variables:
-        optimizer._track_variable(variable)
-    setattr(optimizer, _PREFIX + tap.name, _State(tap.variables))
+    installed = _installed(optimizer)
+    if installed.get(tap.name) is tap:
+        return
+    if tap.name in installed:
+        detach(installed[tap.name], model)
+    # On TensorFlow, a model without input shape is built within its first step; so is the state.
+    if model.built:
+        with _scope(optimizer):
+            if not model.optimizer.built:
+                model.optimizer.build(model.trainable_variables)
+            _create_state(tap)
     if not installed:
         _patch(optimizer, model.optimizer)
     _installed(optimizer)[tap.name] = tap
@@ -153,9 +161,12 @@ def detach(tap, model):
     if installed.get(tap.name) is not tap:
         return
     del installed[tap.name]
-    for variable in tap.variables:
-        optimizer._untrack_variable(variable)
-    delattr(optimizer, _PREFIX + tap.name)
+    if tap.attached:
+        for variable in tap.variables:
+            optimizer._untrack_variable(variable)
+        if tap.saved:
+            delattr(optimizer, _PREFIX + tap.name)
+        tap.attached = False
     if not installed:
         for patched, name in optimizer._tapped.patched:
             delattr(patched, name)
@@ -168,13 +179,10 @@ def _installed(optimizer):
     return tapped.taps if tapped else {}
 
 
-def _create_state(tap, optimizer):
+def _create_state(tap):
+    """Make the state, unless there is one for these variables, and make it the optimizer's."""
+    optimizer = tap.optimizer
     variables = tuple(optimizer._trainable_variables)
-    known = getattr(tap, "made_for", ())
-    if len(known) == len(variables) and all(a is b for a, b in zip(known, variables)):
-        return
-    tap.made_for, tap.variables = variables, []
-    tap._index = {id(variable): index for index, variable in enumerate(variables)}
 
     def add(name, shape=None, dtype="float32", initializer="zeros", like=None):
         variable = keras.Variable(
@@ -190,7 +198,14 @@ def _create_state(tap, optimizer):
         tap.variables.append(variable)
         return variable
 
-    tap.state = tap.create(add, list(variables))
+    if tuple(map(id, tap.made_for)) != tuple(map(id, variables)):
+        tap.made_for, tap.variables = variables, []
+        tap.state = tap.create(add, list(variables))
+    for variable in tap.variables:
+        optimizer._track_variable(variable)
+    if tap.saved:
+        setattr(optimizer, _PREFIX + tap.name, _State(tap.variables))
+    tap.attached = True
 
 
 def _retrace(model, optimizer):
@@ -229,6 +244,9 @@ def _patch(optimizer, outermost):
             rate = ops.multiply(learning_rate, 1.0)  # a copy, as a tap may change the variable
             seen.gradients = grads
             taps = list(tapped.taps.values())
+            for tap in taps:
+                if not tap.attached:
+                    _create_state(tap)
             before = [tap.before_step(trainable_variables) for tap in taps]
             step(grads, trainable_variables, learning_rate)
             gradients = [_dense(g) for g in seen.gradients]
