@@ -1,5 +1,6 @@
 """The experiments: data are checked, runs resume exactly, tables and figures tell the truth."""
 
+import dataclasses
 import json
 import pathlib
 import urllib.request
@@ -242,16 +243,48 @@ def test_the_mlp_is_the_published_one():
 
 @pytest.mark.parametrize("method", recipes.RECIPES)
 def test_recipes(method):
-    optimizer = recipes.RECIPES[method].make(0.5, steps=10)
-    schedule = optimizer._learning_rate
-    assert type(optimizer).__name__ == recipes.RECIPES[method].optimizer
-    assert [float(schedule(step)) for step in (0, 5, 10)] == [0.5, 0.25, 0.0]
-    for name, value in recipes.RECIPES[method].arguments.items():
+    recipe = recipes.RECIPES[method]
+    optimizer = recipe.make(0.5, steps=10)
+    assert type(optimizer).__name__ == recipe.optimizer
+    if recipe.schedule == recipes.LINEAR:
+        highest = 0.5 if recipe.rate == "learning_rate" else 1.0
+        rates = [float(optimizer._learning_rate(step)) for step in (0, 5, 10)]
+        assert rates == [highest, highest / 2, 0.0]
+    if recipe.rate:
+        plain = recipe.make(0.5)
+        assert float(np.asarray(getattr(plain, recipe.rate))) == 0.5
+    for name, value in recipe.arguments.items():
         assert optimizer.get_config()[name] == value
+    names = [type(callback).__name__ for callback in recipe.make_callbacks()]
+    assert names == list(recipe.callbacks)
 
 
 def test_every_method_gets_as_many_learning_rates():
-    assert len({len(recipe.grid) for recipe in recipes.RECIPES.values()}) == 1
+    assert len({len(recipes.RECIPES[name].grid) for name in recipes.COMPARED}) == 1
+
+
+@pytest.mark.parametrize("method", [n for n, r in recipes.RECIPES.items() if r.callbacks])
+def test_a_run_with_callbacks_that_is_killed_and_resumed(method, npz, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setitem(
+        recipes.RECIPES,
+        "LearningRateFinder",
+        dataclasses.replace(
+            recipes.RECIPES["LearningRateFinder"],
+            callbacks={"LearningRateFinder": {"then": "train", "steps": 20}},
+        ),
+    )
+    run = a_run(npz, method=method, epochs=30)
+    whole = runner.train(run, tmp_path / "whole")
+
+    def die(epoch, logs):
+        if epoch == 25:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.train(run, tmp_path / "parts", report=die)
+    resumed = runner.train(run, tmp_path / "parts")
+    assert resumed["val_loss"] == whole["val_loss"]
 
 
 @pytest.mark.parametrize(("problem", "name"), recipes.TUNED)

@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 import tf_blocknorm as tfb
-from tf_blocknorm.callbacks import sweeps
+from tf_blocknorm.callbacks import learning_rate_rule
 from tf_blocknorm.callbacks.learning_rate_finder import LearningRateFinder
 
 BACKEND = keras.backend.backend()
@@ -35,7 +35,7 @@ def finder(**changes):
 @pytest.fixture
 def suggests(monkeypatch):
     """A suggestion that does not depend on the sweep."""
-    monkeypatch.setattr(sweeps, "suggest", lambda *curves: (0.05, "as told"))
+    monkeypatch.setattr(learning_rate_rule, "suggest", lambda *curves: (0.05, "as told"))
 
 
 class Watch(keras.callbacks.Callback):
@@ -426,7 +426,7 @@ def test_data_of_unknown_length():
 
 
 def test_no_suggestion_is_none_and_no_training(monkeypatch):
-    monkeypatch.setattr(sweeps, "suggest", lambda *curves: (None, "nothing happened"))
+    monkeypatch.setattr(learning_rate_rule, "suggest", lambda *curves: (None, "nothing happened"))
     model, found = network(keras.optimizers.SGD(0.1)), finder(steps=STEPS, then="train")
     before = model.get_weights()
     with pytest.raises(ValueError, match="suggests no rate to train with: nothing happened"):
@@ -445,18 +445,20 @@ DECADES = np.log10(RATES)
 def test_two_thirds_of_the_fall_of_the_loss():
     losses = 3.0 - 1.0 / (1.0 + np.exp(-12.0 * (DECADES + 2.0)))  # falls about .01, from 3 to 2
     losses[DECADES > -0.5] = 50.0
-    rate, rule = sweeps.suggest(RATES, losses, np.zeros(281))
+    rate, rule = learning_rate_rule.suggest(RATES, losses, np.zeros(281))
     # The logistic function is 2/3 at log(2) / 12 decades above its middle; smoothing widens it.
     assert 10 ** (np.log(2) / 12) < rate / 0.01 < 1.4
     assert rule == "where the loss has first made two thirds of its fall"
     straight = np.interp(DECADES, [-3.0, -1.0], [4.0, 1.0])
-    assert sweeps.by_loss(RATES, straight) == pytest.approx(10 ** -(5 / 3), rel=2e-2)
-    assert sweeps.by_loss(RATES, straight - 7.0) == pytest.approx(10 ** -(5 / 3), rel=2e-2)
+    assert learning_rate_rule.by_loss(RATES, straight) == pytest.approx(10 ** -(5 / 3), rel=2e-2)
+    assert learning_rate_rule.by_loss(RATES, straight - 7.0) == pytest.approx(
+        10 ** -(5 / 3), rel=2e-2
+    )
 
 
 def test_where_the_loss_falls_twice_it_is_the_first_time():
     losses = np.interp(DECADES, [-5, -4, -3, -2, -1, 0], [4.0, 0.5, 4.0, 0.0, 4.0, 4.0])
-    assert 10**-4.4 < sweeps.by_loss(RATES, losses) < 10**-4
+    assert 10**-4.4 < learning_rate_rule.by_loss(RATES, losses) < 10**-4
 
 
 def test_a_flat_loss_leaves_it_to_the_correlation():
@@ -465,11 +467,11 @@ def test_a_flat_loss_leaves_it_to_the_correlation():
     correlations = np.interp(DECADES, [-3.0, -2.0, -1.0, 0.0], [0.004, 0.0, -0.02, 0.01])
     correlations += 0.001 * rng.normal(size=281)
     correlations[0] = np.nan
-    rate, rule = sweeps.suggest(RATES, losses, correlations)
+    rate, rule = learning_rate_rule.suggest(RATES, losses, correlations)
     assert 0.005 < rate < 0.02
     assert rule.startswith("where successive gradients begin to oppose one another")
     noise = 0.001 * rng.normal(size=281)
-    rate, rule = sweeps.suggest(RATES, losses, noise)
+    rate, rule = learning_rate_rule.suggest(RATES, losses, noise)
     assert rate is None
     assert rule.startswith("neither the loss nor the correlation")
 
@@ -479,12 +481,12 @@ def test_noise_alone_suggests_nothing():
     for seed in range(200):
         rng = np.random.default_rng(seed)
         losses, correlations = rng.normal(size=(2, 281))
-        found += sweeps.suggest(RATES, 10.0 + losses, correlations)[0] is not None
+        found += learning_rate_rule.suggest(RATES, 10.0 + losses, correlations)[0] is not None
     assert found <= 4
 
 
 def test_a_loss_that_is_never_finite_suggests_nothing():
-    rate, rule = sweeps.suggest(RATES[:12], np.full(12, np.nan), np.full(12, np.nan))
+    rate, rule = learning_rate_rule.suggest(RATES[:12], np.full(12, np.nan), np.full(12, np.nan))
     assert rate is None
     assert "not finite" in rule
 
@@ -492,25 +494,25 @@ def test_a_loss_that_is_never_finite_suggests_nothing():
 def test_smoothing_has_no_lag_and_passes_over_gaps():
     line = 3.0 * DECADES + 1.0
     inside = slice(20, -20)
-    np.testing.assert_allclose(sweeps.smooth(RATES, line)[inside], line[inside])
+    np.testing.assert_allclose(learning_rate_rule.smooth(RATES, line)[inside], line[inside])
     peak = np.where(np.arange(281) == 140, 1.0, 0.0)
-    smoothed = sweeps.smooth(RATES, peak)
+    smoothed = learning_rate_rule.smooth(RATES, peak)
     assert smoothed.argmax() == 140
     assert smoothed[140] == pytest.approx(1 / (np.sqrt(2 * np.pi) * 0.15 * 40), rel=1e-2)
     assert smoothed[146] / smoothed[140] == pytest.approx(np.exp(-0.5), rel=1e-6)
     gap = np.ones(281)
     gap[100:103] = np.nan
-    np.testing.assert_allclose(sweeps.smooth(RATES, gap), 1.0)
+    np.testing.assert_allclose(learning_rate_rule.smooth(RATES, gap), 1.0)
 
 
 def test_when_the_training_counts_as_destroyed():
     losses = [2.0, 2.2] * 20
-    assert not sweeps.diverged(losses)
-    assert not sweeps.diverged([*losses, 30.0]), "one bad batch"
-    assert sweeps.diverged([*losses, np.nan])
-    assert sweeps.diverged([*losses, *[9.6] * 5])  # 2.1 + 3 * 2.1 + 10 * 0.1 = 9.4
-    assert not sweeps.diverged([*losses, *[9.2] * 5])
-    assert not sweeps.diverged([-x for x in [*losses, *[9.6] * 5]])
+    assert not learning_rate_rule.diverged(losses)
+    assert not learning_rate_rule.diverged([*losses, 30.0]), "one bad batch"
+    assert learning_rate_rule.diverged([*losses, np.nan])
+    assert learning_rate_rule.diverged([*losses, *[9.6] * 5])  # 2.1 + 3 * 2.1 + 10 * 0.1 = 9.4
+    assert not learning_rate_rule.diverged([*losses, *[9.2] * 5])
+    assert not learning_rate_rule.diverged([-x for x in [*losses, *[9.6] * 5]])
 
 
 # The figure

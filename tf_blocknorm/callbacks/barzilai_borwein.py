@@ -6,8 +6,8 @@ import keras
 from keras import ops
 
 from tf_blocknorm import blocks
+from tf_blocknorm.callbacks.barzilai_borwein_tap import Quotient, QuotientPerBlock
 from tf_blocknorm.callbacks.base import TapCallback
-from tf_blocknorm.callbacks.quotient import Quotient, QuotientPerBlock
 from tf_blocknorm.optimizers import arguments, taps
 from tf_blocknorm.optimizers.base import BlockNormalized
 

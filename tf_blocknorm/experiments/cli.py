@@ -88,6 +88,14 @@ def _parser():
             metavar="N",
             help="passes over the training data (default: fitting the problem and the data)",
         )
+        if name == "sweep":
+            command.add_argument(
+                "--rates",
+                nargs="+",
+                type=_rate,
+                metavar="RATE",
+                help="these, for every method, instead of looking for the best",
+            )
         if name == "run":
             command.add_argument(
                 "--learning-rate",
@@ -134,7 +142,7 @@ def _add_problem(command, *more):
 
 
 def _add_find(commands):
-    from tf_blocknorm.experiments.recipes import RECIPES
+    from tf_blocknorm.experiments.recipes import COMPARED
 
     command = commands.add_parser(
         "find",
@@ -148,10 +156,10 @@ def _add_find(commands):
     _add_problem(command)
     command.add_argument(
         "--method",
-        choices=RECIPES,
+        choices=COMPARED,
         default="BlockNormSGD",
         metavar="METHOD",
-        help=f"one of: {', '.join(RECIPES)} (default: BlockNormSGD)",
+        help=f"one of: {', '.join(COMPARED)} (default: BlockNormSGD)",
     )
     command.add_argument(
         "--steps",
@@ -188,7 +196,7 @@ def _complete(arguments):
     given = {"depth": arguments.depth}
     arguments.options = {name: value for name, value in given.items() if value is not None}
     if arguments.problem == QUADRATIC:
-        foreign = ("depth", "data", "methods", "epochs", "learning_rate", "jobs")
+        foreign = ("depth", "data", "methods", "epochs", "learning_rate", "jobs")  # of `run`
         unknown = [name for name in foreign if getattr(arguments, name)]
     else:
         unknown = [o for o in arguments.options if o not in PROBLEMS[arguments.problem].options]
@@ -212,17 +220,19 @@ def _list(console):
 
     console.print("Problems")
     for problem in PROBLEMS.values():
-        console.print(f"  {problem.name:14} {problem.summary}", highlight=False)
+        console.print(f"  {problem.name:20} {problem.summary}", highlight=False)
     summary = "a loss with a known minimum, from six initial rates (`run` alone)"
-    console.print(f"  {QUADRATIC:14} {summary}", highlight=False)
+    console.print(f"  {QUADRATIC:20} {summary}", highlight=False)
     console.print(f"Data\n  {', '.join(NAMES)}, PATH.npz", highlight=False)
     console.print("Methods (tuned learning rates)")
     for name, recipe in RECIPES.items():
         rates = ", ".join(
             f"{problem} on {data}: {tuning.rates[name]:g}"
             for (problem, data), tuning in TUNED.items()
+            if name in tuning.rates
         )
-        console.print(f"  {name:14} {recipe.label} ({rates})", highlight=False)
+        rates = f" ({rates})" if rates else ""
+        console.print(f"  {name:20} {recipe.label}{rates}", highlight=False)
     return 0
 
 

@@ -144,38 +144,54 @@ def run(arguments, argv, console):
 
 
 def sweep(arguments, argv, console):
-    """Find each method's best learning rate on validation data; return the exit code."""
+    """Train at many learning rates, on validation data; return the exit code.
+
+    Finds each method's best rate; or shows what becomes of the given ones.
+    """
     session = Session(arguments, argv, console, "validation")
-    grids = {method: list(RECIPES[method].grid) for method in session.methods}
-    session.introduce(
-        f"The same number of learning rates for each method ({len(grids[session.methods[0]])}, and "
-        "more for all while a best one lies at an edge); chosen on examples taken from the "
-        "training data."
-    )
     code = 0
     try:
-        for method, grid in grids.items():
-            for rate in grid:
-                session.add(method, rate)
-        session.train()
-        for _ in range(EXTENSIONS):
-            best = tables.best_rates(session.summaries())
-            if not any(best[method] in (grid[0], grid[-1]) for method, grid in grids.items()):
-                break
-            for method, grid in grids.items():
-                session.add(method, widen(grid, best[method]))
-            session.train()
+        (_try if arguments.rates else _tune)(session, arguments.rates)
     except KeyboardInterrupt:
         session.interrupted()
         code = 130
     if session.summaries():
-        stem = f"sweep-{session.name}"
+        stem = f"{'rates' if arguments.rates else 'sweep'}-{session.name}"
         session.save(stem, *tables.by_rate(session.summaries()))
         console.print("* best mean over seeds", markup=False)
         title = f"{session.problem.title} on {session.data.name}"
         figures.rates(session.summaries(), f"{session.out}/{stem}.png", title, session.subtitle())
         session.written(stem)
     return code
+
+
+def _try(session, rates):
+    session.introduce("Rates as given; accuracy on examples taken from the training data.")
+    for method in session.methods:
+        takes_one = RECIPES[method].rate is not None
+        for rate in rates if takes_one else rates[:1]:
+            session.add(method, rate)
+    session.train()
+
+
+def _tune(session, _):
+    grids = {method: list(RECIPES[method].grid) for method in session.methods}
+    session.introduce(
+        f"The same number of learning rates for each method ({len(grids[session.methods[0]])}, and "
+        "more for all while a best one lies at an edge); chosen on examples taken from the "
+        "training data."
+    )
+    for method, grid in grids.items():
+        for rate in grid:
+            session.add(method, rate)
+    session.train()
+    for _ in range(EXTENSIONS):
+        best = tables.best_rates(session.summaries())
+        if not any(best[method] in (grid[0], grid[-1]) for method, grid in grids.items()):
+            break
+        for method, grid in grids.items():
+            session.add(method, widen(grid, best[method]))
+        session.train()
 
 
 def widen(grid, best):

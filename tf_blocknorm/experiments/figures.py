@@ -53,17 +53,21 @@ def rates(summaries, path, title, subtitle):
     metric = PROBLEMS[first["problem"]].metric
     figure, (panel,) = _page(1, title, subtitle)
     ends = []
+    everywhere = {summary["learning_rate"] for summary in summaries}
     for colour, (method, group) in zip(COLOURS, grouped(summaries, "method").items(), strict=False):
-        parts = sorted(grouped(group, "learning_rate").items())
+        recipe, parts = RECIPES[method], sorted(grouped(group, "learning_rate").items())
         x = [rate for rate, _ in parts]
         values = [np.array([s[f"val_{metric}"] for s in part], float) for _, part in parts]
+        if recipe.rate is None:
+            level = values[0].mean()
+            _line(panel, [min(everywhere), max(everywhere)], values * 2, colour, linestyle="--")
+            ends.append((level, recipe.label, f"from any: {level:.1%}", colour))
+            continue
         _line(panel, x, values, colour, marker="o")
         best = x.index(best_rates(group)[method])
         top = values[best].mean()
         panel.plot(x[best], top, "o", ms=11, mfc="none", mec=colour, mew=1.5)
-        ends.append(
-            (values[-1].mean(), RECIPES[method].label, f"best: {top:.1%} at {x[best]:g}", colour)
-        )
+        ends.append((values[-1].mean(), recipe.label, f"best: {top:.1%} at {x[best]:g}", colour))
     panel.set_xscale("log")
     panel.set_xlabel("learning rate at the start (ring: best)", color=INK)
     panel.set_title(f"{first['split']} {metric}", loc="left", fontsize=10, color=INK)

@@ -28,10 +28,7 @@ def find(arguments, argv, console):
     keras.utils.set_random_seed(arguments.seed)
     model = problem.build(dataset.input_shape, dataset.num_classes, **options)
     batches = Batches(dataset.x_train, dataset.y_train, problem, arguments.seed)
-    scheduled = recipe.make(arguments.min_learning_rate, steps=1)
-    optimizer = scheduled.from_config(
-        {**scheduled.get_config(), "learning_rate": arguments.min_learning_rate}
-    )
+    optimizer = recipe.make(arguments.min_learning_rate)
     model.compile(optimizer, loss=problem.loss, jit_compile=False)
 
     settings = ", ".join(f"{name} {value}" for name, value in options.items())

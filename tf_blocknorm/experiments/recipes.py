@@ -19,10 +19,10 @@ class Recipe:
         optimizer: Name of a class in `tf_blocknorm` or `keras.optimizers`.
         arguments: What the class takes besides the rate.
         label: What tables and figures call it.
-        grid: Rates that `tf-blocknorm sweep` starts from.
+        grid: Rates that `tf-blocknorm sweep` starts from; one for a method that is not tuned.
         callbacks: Names of classes in `tf_blocknorm`, each with its arguments.
-        rate: The argument that the rate is given as. If it is not `"learning_rate"`, the learning
-            rate falls from 1 and multiplies it.
+        rate: The argument that the rate is given as; None for a method that takes none. If it is
+            not `"learning_rate"`, the learning rate falls from 1 and multiplies it.
         schedule: `LINEAR`, or `OWN` for a float.
     """
 
@@ -31,19 +31,19 @@ class Recipe:
     label: str
     grid: tuple
     callbacks: Mapping = dataclasses.field(default_factory=dict)
-    rate: str = "learning_rate"
+    rate: str | None = "learning_rate"
     schedule: str = LINEAR
 
-    def make(self, rate, steps):
-        """Return the optimizer for a run of so many updates."""
+    def make(self, rate, steps=None):
+        """Return the optimizer for a run of so many updates; with a float as rate if None."""
         import keras
 
         import tf_blocknorm
 
         cls = getattr(tf_blocknorm, self.optimizer, None)
         cls = cls or getattr(keras.optimizers, self.optimizer)
-        arguments = {**self.arguments, self.rate: rate}
-        if self.schedule == LINEAR:
+        arguments = {**self.arguments, **({self.rate: rate} if self.rate else {})}
+        if self.schedule == LINEAR and steps is not None:
             highest = arguments.get("learning_rate", 1.0)
             arguments["learning_rate"] = keras.optimizers.schedules.PolynomialDecay(
                 highest, decay_steps=steps, end_learning_rate=0.0
@@ -67,11 +67,52 @@ class Tuning:
 
 GRID = (0.005, 0.01, 0.02, 0.05, 0.1)
 LOW_GRID = (0.0005, 0.001, 0.002, 0.005, 0.01)
+ANY = (0.01,)
 
 RECIPES = {
     "BlockNormSGD": Recipe("BlockNormSGD", {"norm": "rms"}, "BlockNormSGD, rms norm", LOW_GRID),
     "Adam": Recipe("Adam", {}, "Adam", GRID),
     "SGD": Recipe("SGD", {"momentum": 0.9}, "SGD, momentum 0.9", GRID),
+    "AdaptiveBlockNormSGD": Recipe(
+        "AdaptiveBlockNormSGD",
+        {"norm": "rms", "adapt": "model"},
+        "AdaptiveBlockNormSGD, one rate",
+        ANY,
+        rate="initial_rate",
+    ),
+    "original": Recipe(
+        "AdaptiveBlockNormSGD",
+        {"norm": "max", "rate_update": 0.005},
+        "AdaptiveBlockNormSGD, original",
+        ANY,
+        rate="initial_rate",
+        schedule=OWN,
+    ),
+    "AdaptiveStepSize": Recipe(
+        "BlockNormSGD",
+        {"norm": "rms"},
+        "BlockNormSGD, AdaptiveStepSize",
+        ANY,
+        {"AdaptiveStepSize": {"target_correlation": -0.01}},
+        schedule=OWN,
+    ),
+    "BarzilaiBorwein": Recipe(
+        "BlockNormSGD",
+        {"norm": "rms"},
+        "BlockNormSGD, BarzilaiBorwein",
+        ANY,
+        {"BarzilaiBorwein": {}},
+        schedule=OWN,
+    ),
+    "LearningRateFinder": Recipe(
+        "BlockNormSGD",
+        {"norm": "rms"},
+        "BlockNormSGD, LearningRateFinder",
+        ANY,
+        {"LearningRateFinder": {"then": "train"}},
+        rate=None,
+        schedule=OWN,
+    ),
 }
 
 # What `run` and `sweep` compare unless told otherwise.
@@ -100,4 +141,5 @@ def tuning(problem, data, options_changed):
         sentence = f"none on {data}; the learning rates were tuned on mnist (see `sweep`)"
     if options_changed:
         sentence += "; not tuned for the options given"
-    return found.rates, f"Tuning: {sentence}."
+    untuned = {method: recipe.grid[0] for method, recipe in RECIPES.items()}
+    return {**untuned, **found.rates}, f"Tuning: {sentence}."

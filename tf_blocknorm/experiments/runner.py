@@ -14,6 +14,7 @@ import numpy as np
 from tf_blocknorm.experiments import data, records
 from tf_blocknorm.experiments.problems import PROBLEMS
 from tf_blocknorm.experiments.recipes import RECIPES
+from tf_blocknorm.optimizers import taps
 
 # A checkpoint of a deep network costs as much time as an epoch on a small data set.
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
@@ -103,15 +104,12 @@ def train(run, out, command="", report=lambda epoch, logs: None):
 
     checkpoint = Checkpoint(folder, report)
     callbacks = RECIPES[run.method].make_callbacks()
-    model.optimizer.build(model.trainable_variables)
-    for callback in callbacks:
-        callback.set_model(model)  # Before `restore`, which also restores what they keep.
     model.fit(
         batches,
         shuffle=False,  # `Batches` does it.
         validation_data=(dataset.x_test, dataset.y_test),
         validation_batch_size=1000,
-        initial_epoch=checkpoint.restore(model),
+        initial_epoch=checkpoint.epochs_done(),
         epochs=run.epochs,
         callbacks=[*callbacks, batches.reshuffle(), checkpoint],
         verbose=0,
@@ -171,17 +169,9 @@ class Checkpoint(keras.callbacks.Callback):
         super().__init__()
         self.folder, self.report, self.epochs = folder, report, []
 
-    def restore(self, model):
-        """Load the last checkpoint and return the number of epochs it has seen."""
-        found = self._files()
-        done = max(found, default=0)
-        if done:
-            model.optimizer.build(model.trainable_variables)
-            with np.load(found[done]) as values:
-                for index, variable in enumerate(_variables(model)):
-                    variable.assign(values[str(index)])
-        self.epochs = records.read_lines(self.folder / "epochs.jsonl")[:done]
-        return done
+    def epochs_done(self):
+        """Return the number of epochs that the last checkpoint has seen."""
+        return max(self._files(), default=0)
 
     def remove(self):
         """Delete the checkpoints: the run is finished."""
@@ -189,6 +179,15 @@ class Checkpoint(keras.callbacks.Callback):
             path.unlink()
 
     def on_train_begin(self, logs=None):
+        # Now, and not before `fit`: what other callbacks keep is there, too.
+        found, done = self._files(), self.epochs_done()
+        if done:
+            self.model.optimizer.build(self.model.trainable_variables)
+            with np.load(found[done]) as values:
+                for index, variable in enumerate(_variables(self.model)):
+                    variable.assign(values[str(index)])
+        # A record too many was written before a checkpoint that was not.
+        self.epochs = records.read_lines(self.folder / "epochs.jsonl")[:done]
         self.saved = self.began = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -196,7 +195,7 @@ class Checkpoint(keras.callbacks.Callback):
         record = {"epoch": epoch + 1, **{key: float(value) for key, value in logs.items()}}
         self.epochs.append({**record, "seconds": round(now - self.began, 3)})
         self.began = now
-        # First the record, then the checkpoint: a record too many is cut off by `restore`.
+        # First the record, then the checkpoint: a record too many is cut off above.
         records.write_lines(self.folder / "epochs.jsonl", self.epochs)
         if now - self.saved > SECONDS_BETWEEN_CHECKPOINTS:
             self._save(epoch + 1)
@@ -218,4 +217,4 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 def _variables(model):
-    return [*model.variables, *model.optimizer.variables]
+    return [*model.variables, *taps.saved_variables(model.optimizer)]

@@ -8,12 +8,10 @@ own, so that a model saved in the midst of training loads with and without the c
 """
 
 import contextlib
-import threading
-import types
 
 import keras
-from keras import ops
 
+from tf_blocknorm.optimizers import tapped
 from tf_blocknorm.optimizers.hooks import Hooks
 
 # Attributes that Keras finds: `optimizer.tap_NAME` holds a tap's state when a model is saved.
@@ -31,6 +29,9 @@ class Tap:
         variables: all variables of the state.
         attached: whether the state is the optimizer's.
         saved: whether the state is saved with the model.
+        rate_factor: None, or a method that returns what the learning rate of one variable is
+            multiplied by: a scalar, a vector for the indices of the variable's last axis, or None
+            for 1. It is given the index of the variable in the list that `create` was given.
     """
 
     name = None
@@ -40,6 +41,7 @@ class Tap:
     variables = ()
     attached = False
     saved = True
+    rate_factor = None
 
     def create(self, add, variables):
         """Make the state.
@@ -81,16 +83,6 @@ class Tap:
         """
         raise NotImplementedError
 
-    def rate_factor(self, index):
-        """What the learning rate of one variable is multiplied by.
-
-        Args:
-            index: of the variable, in the list that `create` was given.
-
-        Returns:
-            A scalar, a vector for the indices of the variable's last axis, or None for 1.
-        """
-
 
 class _State(keras.layers.Layer):
     """A tap's variables in the form in which Keras saves what it finds in an optimizer."""
@@ -123,6 +115,13 @@ def innermost(optimizer):
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def saved_variables(optimizer):
+    """All variables of a model's optimizer that belong into a checkpoint."""
+    passing = [tap for tap in _installed(innermost(optimizer)).values() if not tap.saved]
+    left_out = {id(variable) for tap in passing for variable in tap.variables}
+    return [variable for variable in optimizer.variables if id(variable) not in left_out]
+
+
 def attach(tap, model):
     """Let a tap run in every step of the model's optimizer from now on.
 
@@ -149,7 +148,7 @@ def attach(tap, model):
                 model.optimizer.build(model.trainable_variables)
             _create_state(tap)
     if not installed:
-        _patch(optimizer, model.optimizer)
+        tapped.patch(optimizer, model.optimizer, _create_state)
     _installed(optimizer)[tap.name] = tap
     _retrace(model, optimizer)
 
@@ -168,15 +167,13 @@ def detach(tap, model):
             delattr(optimizer, _PREFIX + tap.name)
         tap.attached = False
     if not installed:
-        for patched, name in optimizer._tapped.patched:
-            delattr(patched, name)
-        del optimizer._tapped
+        tapped.unpatch(optimizer)
     _retrace(model, optimizer)
 
 
 def _installed(optimizer):
-    tapped = getattr(optimizer, "_tapped", None)
-    return tapped.taps if tapped else {}
+    found = getattr(optimizer, tapped.ATTRIBUTE, None)
+    return found.taps if found else {}
 
 
 def _create_state(tap):
@@ -215,115 +212,6 @@ def _retrace(model, optimizer):
         optimizer._scratch.compiled.clear()
 
 
-def _patch(optimizer, outermost):
-    """Replace methods of this one object; its class, and so how it is saved, stays what it is."""
-    tapped = types.SimpleNamespace(taps={}, patched=[])
-    seen = threading.local()  # as tf.distribute runs every replica in a thread
-
-    def replace(name, make, patched=optimizer):
-        setattr(patched, name, make(getattr(patched, name)))
-        tapped.patched.append((patched, name))
-
-    def keeps_its_gradients(on_gradients):
-        def method(gradients, variables):
-            seen.gradients = list(gradients)
-            return on_gradients(gradients, variables)
-
-        return method
-
-    def keeps_reduced_gradients(reduce):
-        def method(grads_and_vars):
-            result = list(reduce(grads_and_vars))
-            seen.gradients = [gradient for gradient, _ in result]
-            return result
-
-        return method
-
-    def runs_the_taps(step):
-        def method(grads, trainable_variables, learning_rate):
-            rate = ops.multiply(learning_rate, 1.0)  # a copy, as a tap may change the variable
-            seen.gradients = grads
-            taps = list(tapped.taps.values())
-            for tap in taps:
-                if not tap.attached:
-                    _create_state(tap)
-            before = [tap.before_step(trainable_variables) for tap in taps]
-            step(grads, trainable_variables, learning_rate)
-            gradients = [_dense(g) for g in seen.gradients]
-            seen.gradients = None
-            with _without_autograd():
-                for tap, result in zip(taps, before):
-                    tap.after_step(gradients, trainable_variables, rate, result)
-
-        return method
-
-    def scales_the_rate(update_step):
-        def method(gradient, variable, learning_rate):
-            index = optimizer._get_variable_index(variable)
-            for tap in tapped.taps.values():
-                factor = tap.rate_factor(index)
-                if factor is not None:
-                    learning_rate = ops.multiply(learning_rate, factor)
-            update_step(gradient, variable, learning_rate)
-
-        return method
-
-    def steps_one_by_one(parallel):
-        def method(grads, variables, learning_rate):
-            if all(type(tap).rate_factor is Tap.rate_factor for tap in tapped.taps.values()):
-                parallel(grads, variables, learning_rate)
-            else:
-                for gradient, variable in zip(grads, variables):
-                    optimizer.update_step(gradient, variable, learning_rate)
-
-        return method
-
-    def without_the_taps(save_or_load):
-        def method(store):
-            kept = [v for tap in tapped.taps.values() for v in tap.variables]
-            for variable in kept:
-                optimizer._untrack_variable(variable)
-            try:
-                save_or_load(store)
-            finally:
-                for variable in kept:
-                    optimizer._track_variable(variable)
-
-        return method
-
-    if isinstance(optimizer, Hooks):
-        replace("on_gradients", keeps_its_gradients)
-        replace("whole_step", runs_the_taps)
-    else:
-        if keras.backend.backend() == "tensorflow":
-            replace("_all_reduce_sum_gradients", keeps_reduced_gradients)
-        replace("_backend_update_step", runs_the_taps)
-    replace("update_step", scales_the_rate)
-    if hasattr(optimizer, "_parallel_update_step"):  # several of Keras's on torch
-        replace("_parallel_update_step", steps_one_by_one)
-    # A LossScaleOptimizer saves the variables of the optimizer inside among its own, too.
-    for saved in {id(o): o for o in (optimizer, outermost)}.values():
-        replace("save_own_variables", without_the_taps, saved)
-        replace("load_own_variables", without_the_taps, saved)
-    optimizer._tapped = tapped
-
-
 def _scope(optimizer):
     strategy = getattr(optimizer, "_distribution_strategy", None)
     return strategy.scope() if strategy is not None else contextlib.nullcontext()
-
-
-def _dense(gradient):
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.convert_to_tensor(gradient)
-    return gradient
-
-
-def _without_autograd():
-    if keras.backend.backend() == "torch":
-        import torch
-
-        return torch.no_grad()
-    return contextlib.nullcontext()

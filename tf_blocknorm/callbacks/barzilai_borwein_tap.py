@@ -72,7 +72,7 @@ class Quotient(taps.Tap):
 
     def after_step(self, gradients, variables, learning_rate, before):
         state = self.state
-        given = {self.optimizer._get_variable_index(v): g for g, v in zip(gradients, variables)}
+        given = dict(zip(self.indices(variables), gradients))
         self._average(
             state.gradients,
             [given[i] if i in given else ops.zeros_like(v) for i, v in enumerate(state.gradients)],

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tf_blocknorm.callbacks import sweeps
+from tf_blocknorm.callbacks import learning_rate_rule
 
 INK, FAINT, GRID = "#222222", "#8a8a8a", "#e6e6e6"
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart.
@@ -30,8 +30,10 @@ def draw(sweep, path=None):
     panels = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     figure.subplots_adjust(left=0.1, right=0.97, top=0.83, bottom=0.1, hspace=0.22)
     rates, found = sweep.learning_rates, sweep.suggestion
-    losses = sweeps.smooth(rates, np.minimum(sweep.losses, sweeps.ceiling(sweep.losses)))
-    correlations = sweeps.smooth(rates, sweep.correlations)
+    losses = learning_rate_rule.smooth(
+        rates, np.minimum(sweep.losses, learning_rate_rule.ceiling(sweep.losses))
+    )
+    correlations = learning_rate_rule.smooth(rates, sweep.correlations)
     _curve(panels[0], rates, sweep.losses, losses, LOSS, "loss of each batch, and smoothed")
     _curve(
         panels[1],

@@ -44,6 +44,7 @@ class Correlations(taps.Tap):
     """Records the mean over kernels of the cosine between this gradient and the last."""
 
     name = "learning_rate_finder_sweep"
+    saved = False
 
     def __init__(self, steps):
         self.steps = steps
@@ -60,8 +61,8 @@ class Correlations(taps.Tap):
 
     def after_step(self, gradients, variables, learning_rate, before):
         cosines = []
-        for gradient, variable in zip(gradients, variables):
-            previous = self.state["previous"].get(self.optimizer._get_variable_index(variable))
+        for gradient, index in zip(gradients, self.indices(variables)):
+            previous = self.state["previous"].get(index)
             if previous is not None:
                 unit = norms.unit(ops.cast(gradient, "float32"))
                 cosines.append(ops.sum(ops.multiply(unit, previous)))

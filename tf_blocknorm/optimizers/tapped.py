@@ -1,0 +1,137 @@
+"""The methods of an optimizer that are replaced while taps are attached to it."""
+
+import contextlib
+import threading
+import types
+
+import keras
+from keras import ops
+
+from tf_blocknorm.optimizers.hooks import Hooks
+
+# Of the optimizer: a namespace with `taps`, a dict by name, and what was replaced.
+ATTRIBUTE = "_tapped"
+
+
+def patch(optimizer, outermost, create_state):
+    """Let taps run in the steps of an optimizer.
+
+    Methods of this one object are replaced; its class, and so how it is saved, stays what it is.
+
+    Args:
+        optimizer: the one that updates the variables.
+        outermost: the model's, which may be a `LossScaleOptimizer` around it.
+        create_state: function that makes the state of a tap which has none yet.
+    """
+    tapped = types.SimpleNamespace(taps={}, patched=[])
+    seen = threading.local()  # as tf.distribute runs every replica in a thread
+
+    def replace(name, make, patched=optimizer):
+        setattr(patched, name, make(getattr(patched, name)))
+        tapped.patched.append((patched, name))
+
+    def keeps_its_gradients(on_gradients):
+        def method(gradients, variables):
+            seen.gradients = list(gradients)
+            return on_gradients(gradients, variables)
+
+        return method
+
+    def keeps_reduced_gradients(reduce):
+        def method(grads_and_vars):
+            result = list(reduce(grads_and_vars))
+            seen.gradients = [gradient for gradient, _ in result]
+            return result
+
+        return method
+
+    def runs_the_taps(step):
+        def method(grads, trainable_variables, learning_rate):
+            rate = ops.multiply(learning_rate, 1.0)  # a copy, as a tap may change the variable
+            seen.gradients = grads
+            taps = list(tapped.taps.values())
+            for tap in taps:
+                if not tap.attached:
+                    create_state(tap)
+            before = [tap.before_step(trainable_variables) for tap in taps]
+            step(grads, trainable_variables, learning_rate)
+            gradients = [_dense(g) for g in seen.gradients]
+            seen.gradients = None
+            with _without_autograd():
+                for tap, result in zip(taps, before):
+                    tap.after_step(gradients, trainable_variables, rate, result)
+
+        return method
+
+    def scales_the_rate(update_step):
+        def method(gradient, variable, learning_rate):
+            index = optimizer._get_variable_index(variable)
+            for tap in tapped.taps.values():
+                factor = tap.rate_factor and tap.rate_factor(index)
+                if factor is not None:
+                    learning_rate = ops.multiply(learning_rate, factor)
+            update_step(gradient, variable, learning_rate)
+
+        return method
+
+    def steps_one_by_one(parallel):
+        def method(grads, variables, learning_rate):
+            if any(tap.rate_factor for tap in tapped.taps.values()):
+                for gradient, variable in zip(grads, variables):
+                    optimizer.update_step(gradient, variable, learning_rate)
+            else:
+                parallel(grads, variables, learning_rate)
+
+        return method
+
+    def without_the_taps(save_or_load):
+        def method(store):
+            kept = [v for tap in tapped.taps.values() for v in tap.variables]
+            for variable in kept:
+                optimizer._untrack_variable(variable)
+            try:
+                save_or_load(store)
+            finally:
+                for variable in kept:
+                    optimizer._track_variable(variable)
+
+        return method
+
+    if isinstance(optimizer, Hooks):
+        replace("on_gradients", keeps_its_gradients)
+        replace("whole_step", runs_the_taps)
+    else:
+        if keras.backend.backend() == "tensorflow":
+            replace("_all_reduce_sum_gradients", keeps_reduced_gradients)
+        replace("_backend_update_step", runs_the_taps)
+    replace("update_step", scales_the_rate)
+    if hasattr(optimizer, "_parallel_update_step"):  # several of Keras's on torch
+        replace("_parallel_update_step", steps_one_by_one)
+    # A LossScaleOptimizer saves the variables of the optimizer inside among its own, too.
+    for saved in {id(o): o for o in (optimizer, outermost)}.values():
+        replace("save_own_variables", without_the_taps, saved)
+        replace("load_own_variables", without_the_taps, saved)
+    setattr(optimizer, ATTRIBUTE, tapped)
+
+
+def unpatch(optimizer):
+    """Undo `patch`."""
+    for patched, name in getattr(optimizer, ATTRIBUTE).patched:
+        delattr(patched, name)
+    delattr(optimizer, ATTRIBUTE)
+
+
+def _dense(gradient):
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.convert_to_tensor(gradient)
+    return gradient
+
+
+def _without_autograd():
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.no_grad()
+    return contextlib.nullcontext()
