@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 BACKEND = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -41,3 +43,8 @@ if BACKEND == "tensorflow":
     processor = tf.config.list_physical_devices("CPU")[0]
     configuration = tf.config.LogicalDeviceConfiguration()
     tf.config.set_logical_device_configuration(processor, [configuration] * 2)
+
+    @pytest.fixture(scope="session")
+    def strategy():
+        """One for all tests: the collectives of two strategies get in each other's way."""
+        return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

@@ -110,11 +110,9 @@ def test_any_optimizer(name):
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute")
 @pytest.mark.parametrize("name", ["block_norm", "adam", "loss_scale"])
-def test_replicas(name):
-    import tensorflow as tf
-
+def test_replicas(name, strategy):
     o = OPTIONS[1]
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with strategy.scope():
         model = problems.compiled(optimizers()[name])
     problems.train(model, ROWS, batch_size=2, callbacks=[tfb.AdaptiveStepSize(**o)])
     rule = rates(problems.gradients(ROWS, 2), 0.05, o, GROUPS["variable"])

@@ -388,10 +388,8 @@ def test_a_resumed_run_is_identical(block, tmp_path):
 
 @on_tensorflow
 @pytest.mark.parametrize("block", ["model", "variable"])
-def test_mirrored_strategy(block):
-    import tensorflow as tf
-
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+def test_mirrored_strategy(block, strategy):
+    with strategy.scope():
         model = build(tfb.BlockNormSGD(0.05))
     rule = BarzilaiBorwein(block=block)
     blocks = ((0,), (1,)) if block == "variable" else ((0, 1),)

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import problems
 import pytest
-import tensorflow as tf
 import workers
 from cases import CASES, TABLE
 from test_parity import assert_equal
@@ -15,11 +14,6 @@ from test_parity import assert_equal
 import tf_blocknorm as tfb
 
 STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def strategy():
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 @CASES

@@ -240,13 +240,6 @@ def test_an_interrupted_sweep_can_be_undone():
     assert_same_bits(state(model), before)
 
 
-@pytest.fixture(scope="module")
-def strategy():
-    import tensorflow as tf
-
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
 @needs_tensorflow
 @pytest.mark.parametrize("then", ["stop", "train"])
 def test_mirrored_strategy(then, strategy, suggests):

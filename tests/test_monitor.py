@@ -137,13 +137,11 @@ def test_loss_scale():
 
 
 @TENSORFLOW
-def test_mirrored_strategy():
-    import tensorflow as tf
-
+def test_mirrored_strategy(strategy):
     rows = problems.rows(2 * STEPS)
     for optimizer in (sgd, lambda: keras.optimizers.LossScaleOptimizer(sgd())):
         monitor = BlockNormMonitor(3)
-        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        with strategy.scope():
             model = problems.compiled(optimizer())
         problems.train(model, rows, batch_size=2, callbacks=[monitor])
         assert_shows(monitor, [1, 4, 7], expected(rows, [1, 4, 7], batch_size=2))

@@ -66,16 +66,15 @@ class Tuning:
 
 
 GRID = (0.005, 0.01, 0.02, 0.05, 0.1)
-LOW_GRID = (0.0005, 0.001, 0.002, 0.005, 0.01)
 ANY = (0.01,)
 
 RECIPES = {
-    "BlockNormSGD": Recipe("BlockNormSGD", {"norm": "rms"}, "BlockNormSGD, rms norm", LOW_GRID),
+    "BlockNormSGD": Recipe("BlockNormSGD", {"norm": "max"}, "BlockNormSGD, max norm", GRID),
     "Adam": Recipe("Adam", {}, "Adam", GRID),
     "SGD": Recipe("SGD", {"momentum": 0.9}, "SGD, momentum 0.9", GRID),
     "AdaptiveBlockNormSGD": Recipe(
         "AdaptiveBlockNormSGD",
-        {"norm": "rms", "adapt": "model"},
+        {"norm": "max", "adapt": "model"},
         "AdaptiveBlockNormSGD, one rate",
         ANY,
         rate="initial_rate",
@@ -90,7 +89,7 @@ RECIPES = {
     ),
     "AdaptiveStepSize": Recipe(
         "BlockNormSGD",
-        {"norm": "rms"},
+        {"norm": "max"},
         "BlockNormSGD, AdaptiveStepSize",
         ANY,
         {"AdaptiveStepSize": {"target_correlation": -0.01}},
@@ -98,7 +97,7 @@ RECIPES = {
     ),
     "BarzilaiBorwein": Recipe(
         "BlockNormSGD",
-        {"norm": "rms"},
+        {"norm": "max"},
         "BlockNormSGD, BarzilaiBorwein",
         ANY,
         {"BarzilaiBorwein": {}},
@@ -106,7 +105,7 @@ RECIPES = {
     ),
     "LearningRateFinder": Recipe(
         "BlockNormSGD",
-        {"norm": "rms"},
+        {"norm": "max"},
         "BlockNormSGD, LearningRateFinder",
         ANY,
         {"LearningRateFinder": {"then": "train"}},

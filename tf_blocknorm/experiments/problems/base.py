@@ -30,8 +30,8 @@ class Problem:
     options: Mapping[str, int]
 
     def epochs(self, examples):
-        """Return the number of epochs, at least 3, that make about `updates` updates."""
-        return max(3, self.updates // self.batches(examples))
+        """Return the number of epochs that make about `updates` updates, but at least 9."""
+        return max(9, self.updates // self.batches(examples))
 
     def batches(self, examples):
         """Return the number of whole batches in an epoch.
