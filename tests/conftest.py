@@ -23,6 +23,7 @@ PORTABLE = {
     "test_optimizers.py",
     "test_parity.py",
     "test_properties.py",
+    "test_taps.py",
 }
 ONLY = {"jax": {"test_jax.py"}, "torch": set()}
 

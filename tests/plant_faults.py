@@ -21,6 +21,16 @@ RECORDER = "tf_blocknorm/optimizers/recorder.py"
 BLOCKS = "tf_blocknorm/blocks.py"
 BASE = "tf_blocknorm/optimizers/base.py"
 HOOKS = "tf_blocknorm/optimizers/hooks.py"
+PARTITION = "tf_blocknorm/optimizers/partition.py"
+ADAPTIVE = "tf_blocknorm/optimizers/adaptive.py"
+AGREEMENT = "tf_blocknorm/optimizers/agreement.py"
+TAPPED = "tf_blocknorm/optimizers/tapped.py"
+TAPS = "tf_blocknorm/optimizers/taps.py"
+STEP = "tf_blocknorm/callbacks/adaptive_step.py"
+QUOTIENT = "tf_blocknorm/callbacks/barzilai_borwein_tap.py"
+RULE = "tf_blocknorm/callbacks/learning_rate_rule.py"
+RATES = "tf_blocknorm/callbacks/learning_rate_finder_tap.py"
+MEASURE = "tf_blocknorm/callbacks/monitor_tap.py"
 
 # (what is wrong, file, text, replacement, tests)
 FAULTS = [
@@ -85,14 +95,14 @@ FAULTS = [
     ),
     (
         "units are not told apart",
-        BASE,
-        'self.block == "unit" and',
-        "False and",
+        PARTITION,
+        "return self._by_unit and",
+        "return False and",
         "test_parity.py -k unit",
     ),
     (
         "excluded variables are normalised",
-        BASE,
+        PARTITION,
         "None if skip or 0 in v.shape",
         "None if 0 in v.shape",
         "test_parity.py -k exclude",
@@ -190,6 +200,98 @@ FAULTS = [
         "counter=[tf.zeros_like(draw), draw],",
         "counter=[draw, tf.zeros_like(draw)],",
         "test_parity.py -k noise",
+    ),
+    (
+        "rates change before the step",
+        ADAPTIVE,
+        """        super().on_updates(visits, learning_rate)
+        if visits:""",
+        """        if visits:""",
+        "test_parity.py -k adaptive",
+    ),
+    (
+        "momenta rise with agreement",
+        ADAPTIVE,
+        "kept - self.momentum_update * cosines",
+        "kept + self.momentum_update * cosines",
+        "test_parity.py -k adaptive",
+    ),
+    (
+        "the target has the wrong sign",
+        ADAPTIVE,
+        "(cosines - self.target_correlation)",
+        "(cosines + self.target_correlation)",
+        "test_parity.py -k adaptive",
+    ),
+    (
+        "the average forgets everything",
+        AGREEMENT,
+        "decay * ops.cast(slot, direction.dtype)",
+        "0.0 * ops.cast(slot, direction.dtype)",
+        "test_parity.py -k adaptive",
+    ),
+    (
+        "all blocks count alike",
+        AGREEMENT,
+        "ops.convert_to_tensor(partition.counts), 0.0)",
+        "ops.ones_like(cosines), 0.0)",
+        "test_adaptive.py -k reference",
+    ),
+    (
+        "the cosine is taken before the average",
+        AGREEMENT,
+        "ops.where(k, _dot(u, block) / ops.where(k, n, 1.0), 0.0)",
+        "ops.where(k, _dot(u, block), 0.0)",
+        "test_adaptive_step.py -k reference",
+    ),
+    (
+        "a tap sees normalised gradients",
+        TAPPED,
+        "seen.gradients = list(gradients)",
+        "pass",
+        "test_taps.py -k raw",
+    ),
+    (
+        "another's change does not move the bound",
+        STEP,
+        "o.max_learning_rate * bound_factor",
+        "o.max_learning_rate * 1.0",
+        "test_adaptive_step.py -k bound",
+    ),
+    (
+        "a tap's state is not restored",
+        TAPS,
+        "variable.assign(store[str(index)])",
+        "pass",
+        "test_taps.py -k loads",
+    ),
+    (
+        "the quotient forgets how many steps a period has",
+        QUOTIENT,
+        "1.0 / (curvature * self.updates)",
+        "1.0 / curvature",
+        "test_barzilai_borwein.py -k reference",
+    ),
+    (
+        "the finder's rates fall too fast",
+        RATES,
+        "ops.subtract(1.0, passed)",
+        "ops.square(ops.subtract(1.0, passed))",
+        "test_learning_rate_finder.py",
+    ),
+    (
+        "the finder takes the lowest loss",
+        RULE,
+        "FRACTION = 2 / 3",
+        "FRACTION = 1.0",
+        "test_learning_rate_finder.py",
+    ),
+    (
+        "the monitor shows weights after the step",
+        MEASURE,
+        "tensors = (gradients, old, updates)",
+        "tensors = (gradients, new, updates)",
+        "test_monitor.py",
     ),
 ]
 

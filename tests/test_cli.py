@@ -40,6 +40,10 @@ def npz(tmp_path_factory):
         (["run", "mlp", "--data", "mnits"], "Received: data=mnits"),
         (["run", "mlp", "--data", "nowhere/data.npz"], "There is no file `nowhere/data.npz`."),
         (["run", "mlp", "--out", __file__], "`--out` must be a folder"),
+        (["sweep", "mlp", "--rates", "0"], "must be a positive number. Received: 0"),
+        (["sweep", "quadratic"], "invalid choice: 'quadratic'"),
+        (["run", "quadratic", "--data", "mnist"], "`quadratic` has no option --data"),
+        (["run", "quadratic", "--learning-rate", "1"], "has no option --learning-rate"),
         (["find", "mlp", "--methods", "Adam"], "unrecognized arguments: --methods"),
         (["find", "mlp", "--method", "Adan"], "invalid choice: 'Adan'"),
         (["find", "mlp", "--seed", "-1"], "--seed: must be a whole number, at least 0"),
@@ -94,8 +98,9 @@ def test_run_from_start_to_finish_and_again(npz, tmp_path):
     assert json.loads((tmp_path / "mlp-tiny.json").read_text()) == record
 
 
-def test_sweep_widens_every_grid_alike(npz, tmp_path, capsys, monkeypatch):
-    # Trained in this process, for speed; the true thing is tested above.
+@pytest.fixture
+def not_trained(monkeypatch):
+    """For speed: a run is best at a rate of .2 (SGD) or .02. The true thing is tested above."""
     from tf_blocknorm.experiments import runner, workers
 
     def train_all(runs, out, jobs, command, progress):
@@ -111,6 +116,9 @@ def test_sweep_widens_every_grid_alike(npz, tmp_path, capsys, monkeypatch):
             progress.finished(run, summary)
 
     monkeypatch.setattr(workers, "train_all", train_all)
+
+
+def test_sweep_widens_every_grid_alike(npz, tmp_path, capsys, not_trained):
     argv = ["sweep", "mlp", "--data", npz, "--depth", "1", "--seeds", "1", "--out", str(tmp_path)]
     assert cli.main(argv) == 0
     runs = json.loads((tmp_path / "sweep-mlp-tiny.json").read_text())["runs"]
@@ -121,6 +129,17 @@ def test_sweep_widens_every_grid_alike(npz, tmp_path, capsys, monkeypatch):
     assert len({len(grid) for grid in rates.values()}) == 1
     assert {run["split"] for run in runs} == {"validation"}
     assert "100.0 *" in capsys.readouterr().out
+
+
+def test_sweep_over_given_rates(npz, tmp_path, capsys, not_trained):
+    argv = ["sweep", "mlp", "--data", npz, "--seeds", "1", "--out", str(tmp_path)]
+    argv += ["--methods", "Adam", "LearningRateFinder", "--rates", "1e-3", "10"]
+    assert cli.main(argv) == 0
+    runs = json.loads((tmp_path / "rates-mlp-tiny.json").read_text())["runs"]
+    pairs = [(run["method"], run["learning_rate"]) for run in runs]
+    # The finder takes no rate: one run is enough.
+    assert pairs == [("Adam", 1e-3), ("Adam", 10.0), ("LearningRateFinder", 1e-3)]
+    assert (tmp_path / "rates-mlp-tiny.png").exists()
 
 
 def test_find(npz, tmp_path, capsys):
