@@ -1,14 +1,11 @@
 """SGD-BB inside `fit` against NumPy in float64, written from the paper, and known values."""
 
-import doctest
-
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 import tf_blocknorm as tfb
-from tf_blocknorm.callbacks import barzilai_borwein
 from tf_blocknorm.callbacks.barzilai_borwein import BarzilaiBorwein
 
 BACKEND = keras.backend.backend()
@@ -450,9 +447,3 @@ def test_an_epoch_of_unknown_length_is_refused():
     with pytest.raises(ValueError, match="Pass `steps_per_epoch`"):
         rule.on_train_begin()
     model.fit(endless(), steps_per_epoch=3, verbose=0, callbacks=[rule])
-
-
-def test_the_example():
-    globs = {"keras": keras, "np": np, "ops": ops, **vars(barzilai_borwein)}
-    (test,) = doctest.DocTestFinder(recurse=False).find(BarzilaiBorwein, globs=globs)
-    assert doctest.DocTestRunner().run(test).failed == 0

@@ -170,7 +170,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(npz, tmp_path):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)  # As a terminal does: to parent and workers.
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 130

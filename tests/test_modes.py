@@ -28,19 +28,15 @@ def test_built_before_the_first_step_or_in_it(case):
         np.testing.assert_array_equal(a, b)
 
 
-ACCUMULATION_IN_KERAS = {
-    "sgd-schedule": "Keras's schedules count micro-batches",
-    "sgd-ema": "Keras averages the weights after every micro-batch",
-}
-
-
 @CASES
 @pytest.mark.parametrize(
     "mode", [{"jit_compile": False}, {"jit_compile": True}], ids=["graph", "xla"]
 )
 def test_accumulated_micro_batches_are_one_batch(case, mode):
-    if case.name in ACCUMULATION_IN_KERAS:
-        pytest.skip(ACCUMULATION_IN_KERAS[case.name])
+    if case.rates:
+        pytest.skip("Keras's schedules count micro-batches")
+    if case.arguments.get("use_ema"):
+        pytest.skip("Keras averages the weights after every micro-batch")
     rows = problems.rows(3 * STEPS)
     model = problems.compiled(case.optimizer(gradient_accumulation_steps=3), **mode)
     assert_equal(problems.train(model, rows), case.reference(problems.gradients(rows, 3)))

@@ -31,9 +31,9 @@ class AdaptiveStepSize(TapCallback):
 
     With minibatches, gradients agree by little more than chance: $\bar c$ is close to 0 as long as
     the rate is small and negative beyond. With `target_correlation=0` the rate sinks, in the end to
-    `min_learning_rate`: set a negative target. What target is right depends on the network and the
-    size of the batch: of the order of -0.01 for a network of 30 layers with batch normalisation,
-    -0.3 for a convolutional network without. `LearningRateFinder` needs no such number.
+    `min_learning_rate`: set a negative target. Which one is right depends on the network and the
+    size of the batch, by more than an order of magnitude. `LearningRateFinder` needs no such
+    number.
 
     Args:
         rate_update: Float in (0, 1), $\beta$, how fast the rate changes. Defaults to 0.05.

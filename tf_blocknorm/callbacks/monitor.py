@@ -62,10 +62,10 @@ class BlockNormMonitor(TapCallback):
     the number of its first variable. The name becomes one of the statistics.
 
     Memory: `4 * blocks` numbers, times the samples within one `steps_per_execution`; during a
-    measured update a copy of the weights (with XLA and JAX, in every update). Time, with the
-    defaults on a multilayer perceptron of 122 small variables: 1.02 of that without it with XLA.
-    Nothing of it is saved with the model. A resumed run's monitor begins with its first update;
-    with `append=True` the file has the earlier ones, and those twice that were made twice.
+    measured update a copy of the weights (with XLA and JAX, in every update). Time: see
+    `benchmarks/monitor.py`. Nothing of it is saved with the model. A resumed run's monitor begins
+    with its first update; with `append=True` the file has the earlier ones, and those twice that
+    were made twice.
 
     Raises:
         ValueError: for an argument outside its range, and for a model with several optimizers.

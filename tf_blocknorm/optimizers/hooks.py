@@ -168,7 +168,8 @@ class TensorFlowHooks(_CommonHooks):
     def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
         with self._collected_visits() as visits:
             super()._distributed_tf_update_step(distribution, grads_and_vars, learning_rate)
-        self.on_updates(visits, learning_rate)
+        # That of a schedule was computed by every replica, the same by all.
+        self.on_updates(visits, distribution.experimental_local_results(learning_rate)[0])
 
     def whole_step(self, grads, trainable_variables, learning_rate):
         super()._backend_update_step(grads, trainable_variables, learning_rate)
