@@ -115,8 +115,16 @@ def quadratic(optimizer, steps):
     curvature = np.geomspace(0.01, 10.0, 20).astype("float32")
     x = keras.Variable(np.ones(20, "float32"))
     optimizer.build([x])
-    for _ in range(steps):
+
+    def step():
         optimizer.apply([ops.multiply(curvature, x)], [x])
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        step = tf.function(step)
+    for _ in range(steps):
+        step()
     return float((curvature * ops.convert_to_numpy(x) ** 2).sum() / 2)
 
 

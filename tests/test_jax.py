@@ -49,7 +49,7 @@ def test_sharded_over_two_devices(case, make):
 
 @CASES
 def test_accumulated_micro_batches_are_one_batch(case):
-    if case.name in ("sgd-schedule", "sgd-ema"):
+    if case.rates or case.arguments.get("use_ema"):
         pytest.skip("Keras counts micro-batches in schedules, and averages after each")
     rows = problems.rows(3 * STEPS)
     model = problems.compiled(case.optimizer(gradient_accumulation_steps=3), jit_compile=True)

@@ -7,21 +7,13 @@ import numpy as np
 import problems
 import pytest
 from keras import ops
+from test_parity import MODES
 
 import tf_blocknorm as tfb
 from tf_blocknorm.callbacks import learning_rate_rule
 from tf_blocknorm.callbacks.learning_rate_finder import LearningRateFinder
 
 BACKEND = keras.backend.backend()
-MODES = {
-    "tensorflow": {
-        "eager": {"run_eagerly": True},
-        "graph": {"jit_compile": False},
-        "xla": {"jit_compile": True},
-    },
-    "jax": {"jit": {"jit_compile": True}},
-    "torch": {"eager": {"jit_compile": False}},
-}[BACKEND]
 each_mode = pytest.mark.parametrize("mode", MODES)
 needs_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow")
 STEPS = 20
