@@ -158,9 +158,9 @@ class _Rule(taps.Tap):
         updates = self.updates + 1.0
         due = updates >= o.update_freq
 
-        rate = ops.cast(learning_rate, "float32")
-        changed = ops.logical_and(self.left > 0, ops.not_equal(rate, self.left))
-        factor = ops.where(changed, rate / ops.where(changed, self.left, 1.0), 1.0)
+        rate, left = ops.cast(learning_rate, "float32"), ops.convert_to_tensor(self.left)
+        changed = ops.logical_and(left > 0, ops.not_equal(rate, left))
+        factor = ops.where(changed, rate / ops.where(changed, left, 1.0), 1.0)
         bound_factor = self.bound_factor * factor
         highest = ops.maximum(o.max_learning_rate * bound_factor, o.min_learning_rate)
 
