@@ -46,6 +46,7 @@ def test_the_others_do_not(method, rate):
 
 def test_the_command_saves_table_figure_and_record(tmp_path, monkeypatch):
     monkeypatch.setattr(quadratic, "STEPS", 20)
+    monkeypatch.setattr(quadratic, "KEPT", 10)
     monkeypatch.setattr(quadratic, "RATES", (0.001, 0.1))
     methods = {name: quadratic.METHODS[name] for name in ("Adam", "SGD")}
     monkeypatch.setattr(quadratic, "METHODS", methods)
@@ -55,7 +56,7 @@ def test_the_command_saves_table_figure_and_record(tmp_path, monkeypatch):
     record = json.loads((tmp_path / "quadratic.json").read_text())
     assert record["command"] == "tf-blocknorm run quadratic"
     assert len(record["runs"]) == 2 * 2 * 2
-    assert {len(run["excess"]) for run in record["runs"]} == {2}
+    assert {len(run["excess"]) for run in record["runs"]} == {20 // quadratic.KEPT}
     assert (tmp_path / "quadratic.png").read_bytes().startswith(b"\x89PNG")
     lines = (tmp_path / "quadratic.md").read_text().splitlines()
     assert len(lines) == 2 + len(quadratic.METHODS)

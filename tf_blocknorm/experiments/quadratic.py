@@ -21,7 +21,7 @@ DIMENSION, STEPS = 100, 1000
 # What counts as found: this close to the minimum, as a fraction of its depth.
 FOUND = 0.01
 # Of every how many steps the record of a run keeps one.
-KEPT = 10
+KEPT = 50
 RATES = (0.001, 0.005, 0.01, 0.03, 0.05, 0.1)
 
 
@@ -204,6 +204,10 @@ def percent(excess):
     return f"{100 * excess:.2g}" if excess >= 1e-4 else "<.01"
 
 
+def _thinned(values):
+    return [float(f"{value:.4g}") for value in values[KEPT - 1 :: KEPT]]
+
+
 def _badness(excess):
     return excess if math.isfinite(excess) else math.inf
 
@@ -219,8 +223,7 @@ def _save(runs, out, command, console):
     console.print(tables.terminal(header, rows))
     records.write_text(f"{stem}.md", tables.markdown(header, rows))
     kept = [
-        {**run, "excess": run["excess"][KEPT - 1 :: KEPT], "rates": run["rates"][KEPT - 1 :: KEPT]}
-        for run in runs
+        {**run, "excess": _thinned(run["excess"]), "rates": _thinned(run["rates"])} for run in runs
     ]
     facts = {"versions": records.versions(), "machine": records.machine()}
     records.write_json(f"{stem}.json", {"command": command, **facts, "every": KEPT, "runs": kept})

@@ -124,8 +124,8 @@ TUNED = {
         "best of 6 on validation examples (2 seeds, 82 epochs)",
     ),
     ("mlp", "mnist"): Tuning(
-        {"BlockNormSGD": 0.01, "Adam": 0.02, "SGD": 0.01},
-        "best of 5 on validation examples (1 seed, 3 epochs)",
+        {"BlockNormSGD": 0.01, "Adam": 0.01, "SGD": 0.01},
+        "best of 5 on validation examples (1 seed, 9 epochs)",
     ),
 }
 
