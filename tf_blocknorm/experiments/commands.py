@@ -151,7 +151,10 @@ def sweep(arguments, argv, console):
     session = Session(arguments, argv, console, "validation")
     code = 0
     try:
-        (_try if arguments.rates else _tune)(session, arguments.rates)
+        if arguments.rates:
+            _try(session, arguments.rates)
+        else:
+            _tune(session)
     except KeyboardInterrupt:
         session.interrupted()
         code = 130
@@ -174,7 +177,7 @@ def _try(session, rates):
     session.train()
 
 
-def _tune(session, _):
+def _tune(session):
     grids = {method: list(RECIPES[method].grid) for method in session.methods}
     session.introduce(
         f"The same number of learning rates for each method ({len(grids[session.methods[0]])}, and "

@@ -74,14 +74,14 @@ RECIPES = {
     "SGD": Recipe("SGD", {"momentum": 0.9}, "SGD, momentum 0.9", GRID),
     "AdaptiveBlockNormSGD": Recipe(
         "AdaptiveBlockNormSGD",
-        {"norm": "max", "adapt": "model"},
+        {"norm": "max", "adapt": "model", "max_rate": 1.0},
         "AdaptiveBlockNormSGD, one rate",
         ANY,
         rate="initial_rate",
     ),
     "original": Recipe(
         "AdaptiveBlockNormSGD",
-        {"norm": "max", "rate_update": 0.005},
+        {"norm": "max", "rate_update": 0.005, "max_rate": 1.0},
         "AdaptiveBlockNormSGD, original",
         ANY,
         rate="initial_rate",
