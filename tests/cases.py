@@ -305,6 +305,7 @@ TABLE = [
         target_correlation=-0.2,
         relative_floor=0.8,
         rate_update=0.5,
+        adapt_steps=5,
     ),
     row(
         "adaptive-model",

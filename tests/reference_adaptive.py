@@ -22,6 +22,7 @@ def run(
     target_correlation=0.0,
     adapt="block",
     relative_floor=0.0,
+    adapt_steps=None,
     report=None,
 ):
     """Weights after every step; arguments as for `reference.run`. `report` gets the rates."""
@@ -75,11 +76,13 @@ def run(
             n = np.array(counts) * known
             c[:] = (n * c).sum() / n.sum() if known.any() else 0.0
             known[:] = known.any()
-        lr_b = np.where(known, lr_b * (1 + rate_update * (c - target_correlation)), lr_b)
+        left = 1.0 if adapt_steps is None else max(0.0, (adapt_steps - t) / adapt_steps)
+        beta, gamma = left * rate_update, left * momentum_update
+        lr_b = np.where(known, lr_b * (1 + beta * (c - target_correlation)), lr_b)
         lr_b = np.clip(lr_b, min_rate, max_rate)
         lr_b = np.maximum(lr_b, relative_floor * np.prod(lr_b) ** (1 / len(lr_b)))
         if momentum_update:
-            m_b = np.clip(m_b * (1 - momentum_update) - momentum_update * c, 0.0, 1.0)
+            m_b = np.clip(m_b * (1 - gamma) - gamma * c, 0.0, 1.0)
         for part in parts:
             if part:
                 length = np.sqrt((flat(g, part) ** 2).sum())

@@ -151,6 +151,8 @@ def test_it_finds_the_scale_from_far_below_and_above(initial_rate):
         ("target_correlation", 1.0),
         ("adapt", "layer"),
         ("relative_floor", 1.0),
+        ("adapt_steps", 0),
+        ("adapt_steps", 2.5),
         ("norm", "l7"),
         ("normalize", "gradient"),
     ],

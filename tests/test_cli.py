@@ -133,12 +133,12 @@ def test_sweep_widens_every_grid_alike(npz, tmp_path, capsys, not_trained):
 
 def test_sweep_over_given_rates(npz, tmp_path, capsys, not_trained):
     argv = ["sweep", "mlp", "--data", npz, "--seeds", "1", "--out", str(tmp_path)]
-    argv += ["--methods", "Adam", "LearningRateFinder", "--rates", "1e-3", "10"]
+    argv += ["--methods", "Adam", "finder-loss", "--rates", "1e-3", "10"]
     assert cli.main(argv) == 0
     runs = json.loads((tmp_path / "rates-mlp-tiny.json").read_text())["runs"]
     pairs = [(run["method"], run["learning_rate"]) for run in runs]
     # The finder takes no rate: one run is enough.
-    assert pairs == [("Adam", 1e-3), ("Adam", 10.0), ("LearningRateFinder", 1e-3)]
+    assert pairs == [("Adam", 1e-3), ("Adam", 10.0), ("finder-loss", 1e-3)]
     assert (tmp_path / "rates-mlp-tiny.png").exists()
 
 

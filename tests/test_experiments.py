@@ -263,14 +263,14 @@ def test_every_method_gets_as_many_learning_rates():
     assert len({len(recipes.RECIPES[name].grid) for name in recipes.COMPARED}) == 1
 
 
-@pytest.mark.parametrize("method", [n for n, r in recipes.RECIPES.items() if r.callbacks])
+@pytest.mark.parametrize("method", ["AdaptiveStepSize", "BarzilaiBorwein", "finder-loss"])
 def test_a_run_with_callbacks_that_is_killed_and_resumed(method, npz, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     monkeypatch.setitem(
         recipes.RECIPES,
-        "LearningRateFinder",
+        "finder-loss",
         dataclasses.replace(
-            recipes.RECIPES["LearningRateFinder"],
+            recipes.RECIPES["finder-loss"],
             callbacks={"LearningRateFinder": {"then": "train", "steps": 20}},
         ),
     )
@@ -352,3 +352,19 @@ def test_figures_are_drawn_also_of_runs_that_diverged_or_are_missing(tmp_path):
     figures.rates(sweep, tmp_path / "rates.png", "title", "subtitle")
     for path in tmp_path.iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_cnn_is_the_published_one():
+    assert PROBLEMS["cnn"].build((32, 32, 3), 10).count_params() == 1_250_858
+    assert PROBLEMS["cnn"].build((10, 10), 2).output_shape == (None, 2)
+
+
+@pytest.mark.parametrize("shape", [(9, 12, 3), (12, 9), (64,)])
+def test_the_cnn_needs_images(shape):
+    with pytest.raises(ExperimentError, match=r"at least 10 x 10 pixels. Received: .*shape \("):
+        PROBLEMS["cnn"].build(shape, 10)
+
+
+def test_rates_are_not_made_up():
+    with pytest.raises(ExperimentError, match="no tuned rates for `cnn`: give one with --learning"):
+        recipes.tuning("cnn", "cifar10", False)

@@ -361,6 +361,7 @@ def test_a_backup_from_within_a_sweep_is_refused(tmp_path):
         ({"steps": 19}, r"`steps` must be an integer >= 20. Received: steps=19"),
         ({"steps": 20.5}, r"`steps` must be an integer >= 20. Received: steps=20.5"),
         ({"then": "go"}, r"`then` must be one of 'stop', 'train'. Received: then='go'"),
+        ({"signal": "both"}, r"`signal` must be one of 'loss', 'cor.*Received: signal='both'"),
     ],
 )
 def test_arguments_are_checked(changes, message):
@@ -459,6 +460,19 @@ def test_a_flat_loss_leaves_it_to_the_correlation():
     rate, rule = learning_rate_rule.suggest(RATES, losses, noise)
     assert rate is None
     assert rule.startswith("neither the loss nor the correlation")
+
+
+def test_the_correlation_can_be_asked_first():
+    losses = np.interp(DECADES, [-5.0, -4.0], [4.0, 0.5])
+    correlations = np.interp(DECADES, [-3.0, -2.0, -1.0, 0.0], [0.004, 0.0, -0.02, 0.01])
+    by_loss, _ = learning_rate_rule.suggest(RATES, losses, correlations, "loss")
+    rate, rule = learning_rate_rule.suggest(RATES, losses, correlations, "correlation")
+    assert by_loss < 1e-4 < 0.005 < rate < 0.02
+    assert rule == "where successive gradients begin to oppose one another"
+    flat = np.zeros(281)
+    rate, rule = learning_rate_rule.suggest(RATES, losses, flat, "correlation")
+    assert rate == by_loss
+    assert rule.endswith("; the correlation says nothing")
 
 
 def test_noise_alone_suggests_nothing():

@@ -28,12 +28,15 @@ class LearningRateFinder(TapCallback):
     $$\eta^* = \min\{\eta : \ell(\eta) \le \ell_0 - \tfrac23 (\ell_0 - \min \ell)\}$$
 
     where the loss has first made two thirds of its fall. If it falls by less than five standard
-    errors, as it does in some networks for hundreds of steps, the gradients decide:
+    errors, as it does in some networks for hundreds of steps, or if you choose
+    `signal="correlation"`, the gradients decide:
 
     $$\eta^* = \max\{\eta < \arg\min c : c(\eta) > 0\}$$
 
     where steps begin to overshoot, so that successive gradients oppose one another. With momentum
     this signal is weak. If neither falls, there is no suggestion.
+
+    Which signal? see `results/README.md` of the repository.
 
     - A place to begin, and mostly below the best rate: the network learns in few updates what a
       training at lower rates would take longer for.
@@ -62,6 +65,8 @@ class LearningRateFinder(TapCallback):
         then: `"stop"` ends `fit` after the sweep; `"train"` goes on with the suggestion and
             linear decay to 0 over the epochs given to `fit`. Afterwards the optimizer's learning
             rate is what it was, or the suggestion. Defaults to `"stop"`.
+        signal: `"loss"` or `"correlation"`, what decides if it can; the other one is asked if it
+            cannot. Defaults to `"loss"`.
 
     Attributes:
         suggestion: The rate, or None.
@@ -105,7 +110,14 @@ class LearningRateFinder(TapCallback):
           is this package's own idea.
     """
 
-    def __init__(self, min_learning_rate=1e-6, max_learning_rate=10.0, steps=300, then="stop"):
+    def __init__(
+        self,
+        min_learning_rate=1e-6,
+        max_learning_rate=10.0,
+        steps=300,
+        then="stop",
+        signal="loss",
+    ):
         super().__init__()
         self.min_learning_rate = arguments.number(
             "min_learning_rate", min_learning_rate, "a number > 0", lambda x: x > 0
@@ -123,6 +135,7 @@ class LearningRateFinder(TapCallback):
             lambda x: x >= learning_rate_rule.LEAST and x == int(x),
         )
         self.then = arguments.choice("then", then, ("stop", "train"))
+        self.signal = arguments.choice("signal", signal, ("loss", "correlation"))
         self.suggestion = self.rule = None
         self.learning_rates = self.losses = self.correlations = None
         self.tap = learning_rate_finder_tap.Rates(int(steps))
@@ -274,7 +287,7 @@ class LearningRateFinder(TapCallback):
         self._leave_sweep(model)
         model.reset_metrics()
         self.suggestion, self.rule = learning_rate_rule.suggest(
-            self.learning_rates, self.losses, self.correlations
+            self.learning_rates, self.losses, self.correlations, self.signal
         )
         if self.then == "stop":
             self.tap.begin(np.zeros(self.tap.steps), horizon=0)

@@ -10,16 +10,28 @@ FRACTION = 2 / 3  # of the fall of the loss, at the suggestion
 SIGNIFICANT = 5.0  # standard errors
 
 
-def suggest(rates, losses, correlations):
-    """Return the suggested rate, or None, and the rule that it follows, in words."""
+def suggest(rates, losses, correlations, signal="loss"):
+    """Return the suggested rate, or None, and the rule that it follows, in words.
+
+    Args:
+        rates, losses, correlations: arrays, one entry per update.
+        signal: `"loss"` or `"correlation"`, which is asked first; the other one is asked if it
+            says nothing.
+    """
     if np.isfinite(losses).sum() < LEAST // 2:
         return None, "the loss is not finite at the beginning"
-    rate = by_loss(rates, losses)
-    if rate is not None:
-        return rate, "where the loss has first made two thirds of its fall"
-    rate = by_correlation(rates, correlations)
-    if rate is not None:
-        return rate, "where successive gradients begin to oppose one another; the loss stays flat"
+    rules = {
+        "loss": (by_loss(rates, losses), "where the loss has first made two thirds of its fall"),
+        "correlation": (
+            by_correlation(rates, correlations),
+            "where successive gradients begin to oppose one another",
+        ),
+    }
+    first, second = rules.pop(signal), *rules.values()
+    if first[0] is not None:
+        return first
+    if second[0] is not None:
+        return second[0], f"{second[1]}; the {signal} says nothing"
     return None, "neither the loss nor the correlation of the gradients falls; try higher rates"
 
 

@@ -131,7 +131,7 @@ def _add_problem(command, *more):
         "--data",
         metavar="DATA",
         help=f"{', '.join(NAMES)}, or the path of an .npz file with the arrays x_train, "
-        "y_train, x_test, y_test (default: digits, which needs no network)",
+        "y_train, x_test, y_test (default: that of the problem; digits need no network)",
     )
     command.add_argument(
         "--depth", type=_whole(1), metavar="N", help="hidden layers (mlp; default: 30)"
@@ -168,6 +168,13 @@ def _add_find(commands):
         metavar="N",
         help="updates that the sweep makes (default: 300)",
     )
+    command.add_argument(
+        "--signal",
+        choices=("loss", "correlation"),
+        default="loss",
+        help="what decides if it can: the loss, or the correlation of successive gradients "
+        "(default: loss)",
+    )
     for end, rate in (("min", 1e-6), ("max", 10.0)):
         command.add_argument(
             f"--{end}-learning-rate",
@@ -203,7 +210,8 @@ def _complete(arguments):
     for name in unknown:
         option = name.replace("_", "-")
         raise ExperimentError(f"The problem `{arguments.problem}` has no option --{option}.")
-    arguments.data = arguments.data or "digits"
+    if arguments.problem != QUADRATIC:
+        arguments.data = arguments.data or PROBLEMS[arguments.problem].data
     arguments.methods = arguments.methods or list(COMPARED)
     if os.path.exists(arguments.out) and not os.path.isdir(arguments.out):
         raise ExperimentError(f"`--out` must be a folder. Received: out={arguments.out}")

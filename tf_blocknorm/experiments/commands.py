@@ -6,7 +6,7 @@ import shlex
 from tf_blocknorm.experiments import data, figures, records, runner, tables, workers
 from tf_blocknorm.experiments.problems import PROBLEMS
 from tf_blocknorm.experiments.progress import Progress
-from tf_blocknorm.experiments.recipes import RECIPES, tuning
+from tf_blocknorm.experiments.recipes import OWN, RECIPES, tuning
 
 # How often a sweep may widen its grids before it reports that a best rate lies at an edge.
 EXTENSIONS = 4
@@ -57,18 +57,24 @@ class Session:
 
     def introduce(self, *lines):
         """Print what is about to happen."""
-        options = ", ".join(f"{name} {value}" for name, value in self.options.items())
         self.console.print(
-            f"{self.problem.name} ({options}) on {self.data.name}: "
+            f"{self.problem.described(self.options)} on {self.data.name}: "
             f"{len(self.evaluated.x_train)} training and {len(self.evaluated.x_test)} "
             f"{self.split} examples, batches of {self.problem.batch_size}, "
             f"{self.epochs} epochs, {len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}.\n"
-            "All methods: learning rate decays linearly to 0. "
-            f"{self.jobs} run{'s' * (self.jobs > 1)} at a time.",
+            f"{self._schedules()} {self.jobs} run{'s' * (self.jobs > 1)} at a time.",
             highlight=False,
         )
         for line in lines:
             self.console.print(line, highlight=False)
+
+    def _schedules(self):
+        own = self._own_schedules()
+        others = f", but for {', '.join(own)}, which set it themselves" if own else ""
+        return f"All methods: learning rate decays linearly to 0{others}."
+
+    def _own_schedules(self):
+        return [method for method in self.methods if RECIPES[method].schedule == OWN]
 
     def train(self):
         """Train what is not yet on disk."""
@@ -109,18 +115,20 @@ class Session:
     def subtitle(self):
         """Return the small print of a figure."""
         seeds = f"{len(self.seeds)} seeds, bands from lowest to highest"
-        options = ", ".join(f"{name} {value}" for name, value in self.options.items())
-        return f"{options}; {seeds if len(self.seeds) > 1 else '1 seed'}; linear decay to 0"
+        name = self.problem.described(self.options)
+        decay = "" if self._own_schedules() else "; linear decay to 0"
+        return f"{name}; {seeds if len(self.seeds) > 1 else '1 seed'}{decay}"
 
 
 def run(arguments, argv, console):
     """Compare methods at their tuned learning rates; return the exit code."""
     session = Session(arguments, argv, console, "test")
     changed = bool(arguments.options) or bool(arguments.epochs) or arguments.quick
-    rates, effort = tuning(session.problem.name, session.data.name, changed)
     if arguments.learning_rate:
-        rates = dict.fromkeys(rates, arguments.learning_rate)
+        rates = dict.fromkeys(session.methods, arguments.learning_rate)
         effort = f"Tuning: none; learning rate {arguments.learning_rate:g} for every method."
+    else:
+        rates, effort = tuning(session.problem.name, session.data.name, changed)
     for method in session.methods:
         session.add(method, rates[method])
     session.introduce(effort)

@@ -9,7 +9,7 @@ import numpy as np
 
 from tf_blocknorm.experiments.errors import ExperimentError
 
-KERAS_DATA = ("mnist", "fashion_mnist")
+KERAS_DATA = ("mnist", "fashion_mnist", "cifar10")
 NAMES = ("digits", *KERAS_DATA)
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 

@@ -18,7 +18,10 @@ def find(arguments, argv, console):
     problem, recipe = PROBLEMS[arguments.problem], RECIPES[arguments.method]
     try:
         finder = LearningRateFinder(
-            arguments.min_learning_rate, arguments.max_learning_rate, arguments.steps
+            arguments.min_learning_rate,
+            arguments.max_learning_rate,
+            arguments.steps,
+            signal=arguments.signal,
         )
     except ValueError as error:
         raise ExperimentError(error) from error
@@ -31,9 +34,8 @@ def find(arguments, argv, console):
     optimizer = recipe.make(arguments.min_learning_rate)
     model.compile(optimizer, loss=problem.loss, jit_compile=False)
 
-    settings = ", ".join(f"{name} {value}" for name, value in options.items())
     console.print(
-        f"{problem.name} ({settings}) on {dataset.name}, {recipe.label}, seed {arguments.seed}: "
+        f"{problem.described(options)} on {dataset.name}, {recipe.label}, seed {arguments.seed}: "
         f"{finder.steps} updates with batches of {problem.batch_size}, learning rate from "
         f"{finder.min_learning_rate:g} to {finder.max_learning_rate:g}.",
         highlight=False,
@@ -60,6 +62,7 @@ def find(arguments, argv, console):
         "data": dataset.name,
         "method": arguments.method,
         "seed": arguments.seed,
+        "signal": arguments.signal,
         "suggestion": finder.suggestion,
         "rule": finder.rule,
         "learning_rates": finder.learning_rates.tolist(),

@@ -6,7 +6,10 @@ none has an advantage.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
+
+from tf_blocknorm.experiments.errors import ExperimentError
 
 LINEAR, OWN = "linear decay to 0", "set by the method"
 
@@ -24,6 +27,7 @@ class Recipe:
         rate: The argument that the rate is given as; None for a method that takes none. If it is
             not `"learning_rate"`, the learning rate falls from 1 and multiplies it.
         schedule: `LINEAR`, or `OWN` for a float.
+        shares: Arguments that count updates, as fractions of those of the run.
     """
 
     optimizer: str
@@ -33,6 +37,7 @@ class Recipe:
     callbacks: Mapping = dataclasses.field(default_factory=dict)
     rate: str | None = "learning_rate"
     schedule: str = LINEAR
+    shares: Mapping = dataclasses.field(default_factory=dict)
 
     def make(self, rate, steps=None):
         """Return the optimizer for a run of so many updates; with a float as rate if None."""
@@ -43,6 +48,8 @@ class Recipe:
         cls = getattr(tf_blocknorm, self.optimizer, None)
         cls = cls or getattr(keras.optimizers, self.optimizer)
         arguments = {**self.arguments, **({self.rate: rate} if self.rate else {})}
+        if steps is not None:
+            arguments |= {name: math.ceil(share * steps) for name, share in self.shares.items()}
         if self.schedule == LINEAR and steps is not None:
             highest = arguments.get("learning_rate", 1.0)
             arguments["learning_rate"] = keras.optimizers.schedules.PolynomialDecay(
@@ -68,16 +75,33 @@ class Tuning:
 GRID = (0.005, 0.01, 0.02, 0.05, 0.1)
 ANY = (0.01,)
 
+
+def _with_callback(name, rate="learning_rate", **options):
+    """`BlockNormSGD` with a callback that sets its learning rate."""
+    settings = ", ".join(str(value) for key, value in options.items() if key in _TOLD)
+    label = f"BlockNormSGD, {name}{f' ({settings})' if settings else ''}"
+    return Recipe("BlockNormSGD", {"norm": "max"}, label, ANY, {name: options}, rate, OWN)
+
+
+_TOLD = ("signal", "steps")
+
 RECIPES = {
     "BlockNormSGD": Recipe("BlockNormSGD", {"norm": "max"}, "BlockNormSGD, max norm", GRID),
     "Adam": Recipe("Adam", {}, "Adam", GRID),
     "SGD": Recipe("SGD", {"momentum": 0.9}, "SGD, momentum 0.9", GRID),
     "AdaptiveBlockNormSGD": Recipe(
         "AdaptiveBlockNormSGD",
-        {"norm": "max", "adapt": "model", "max_rate": 1.0},
+        {
+            "norm": "max",
+            "adapt": "model",
+            "target_correlation": -0.01,
+            "rate_update": 0.9,
+            "max_rate": 1.0,
+        },
         "AdaptiveBlockNormSGD, one rate",
         ANY,
         rate="initial_rate",
+        shares={"adapt_steps": 1 / 3},
     ),
     "original": Recipe(
         "AdaptiveBlockNormSGD",
@@ -87,30 +111,14 @@ RECIPES = {
         rate="initial_rate",
         schedule=OWN,
     ),
-    "AdaptiveStepSize": Recipe(
-        "BlockNormSGD",
-        {"norm": "max"},
-        "BlockNormSGD, AdaptiveStepSize",
-        ANY,
-        {"AdaptiveStepSize": {"target_correlation": -0.01}},
-        schedule=OWN,
+    "AdaptiveStepSize": _with_callback(
+        "AdaptiveStepSize", target_correlation=-0.015, rate_update=0.5
     ),
-    "BarzilaiBorwein": Recipe(
-        "BlockNormSGD",
-        {"norm": "max"},
-        "BlockNormSGD, BarzilaiBorwein",
-        ANY,
-        {"BarzilaiBorwein": {}},
-        schedule=OWN,
-    ),
-    "LearningRateFinder": Recipe(
-        "BlockNormSGD",
-        {"norm": "max"},
-        "BlockNormSGD, LearningRateFinder",
-        ANY,
-        {"LearningRateFinder": {"then": "train"}},
-        rate=None,
-        schedule=OWN,
+    "BarzilaiBorwein": _with_callback("BarzilaiBorwein"),
+    "finder-loss": _with_callback("LearningRateFinder", None, then="train"),
+    "finder-loss-1000": _with_callback("LearningRateFinder", None, then="train", steps=1000),
+    "finder-correlation": _with_callback(
+        "LearningRateFinder", None, then="train", signal="correlation"
     ),
 }
 
@@ -136,7 +144,12 @@ def tuning(problem, data, options_changed):
     if found:
         sentence = f"each method's learning rate is the {found.effort}"
     else:
-        found = TUNED[problem, "mnist"]
+        found = TUNED.get((problem, "mnist"))
+        if found is None:
+            raise ExperimentError(
+                f"There are no tuned rates for `{problem}`: give one with --learning-rate, or find "
+                f"each method's best with `tf-blocknorm sweep {problem}`."
+            )
         sentence = f"none on {data}; the learning rates were tuned on mnist (see `sweep`)"
     if options_changed:
         sentence += "; not tuned for the options given"

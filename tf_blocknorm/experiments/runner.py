@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
+from tf_blocknorm.callbacks.learning_rate_finder import LearningRateFinder
 from tf_blocknorm.experiments import data, records
 from tf_blocknorm.experiments.problems import PROBLEMS
 from tf_blocknorm.experiments.recipes import RECIPES
@@ -18,6 +19,9 @@ from tf_blocknorm.optimizers import taps
 
 # A checkpoint of a deep network costs as much time as an epoch on a small data set.
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
+
+# Updates between two returns to Python, which take a third of the time of a small network.
+STEPS_PER_EXECUTION = 25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Run:
             "arguments": dict(recipe.arguments),
             "callbacks": {name: dict(options) for name, options in recipe.callbacks.items()},
             "schedule": recipe.schedule,
+            "shares": dict(recipe.shares),
             "batch_size": problem.batch_size,
             "versions": records.versions(),
         }
@@ -99,11 +104,17 @@ def train(run, out, command="", report=lambda epoch, logs: None):
     model = problem.build(dataset.input_shape, dataset.num_classes, **run.options)
     batches = Batches(dataset.x_train, dataset.y_train, problem, run.seed)
     optimizer = RECIPES[run.method].make(run.learning_rate, run.epochs * len(batches))
-    # Compiling a network of 30 layers by XLA takes longer than it saves in a short run.
-    model.compile(optimizer, loss=problem.loss, metrics=[problem.metric], jit_compile=False)
+    callbacks = RECIPES[run.method].make_callbacks()
+    model.compile(
+        optimizer,
+        loss=problem.loss,
+        metrics=[problem.metric],
+        # Compiling a network of 30 layers by XLA takes longer than it saves in a short run.
+        jit_compile=False,
+        steps_per_execution=1 if _need_every_loss(callbacks) else STEPS_PER_EXECUTION,
+    )
 
     checkpoint = Checkpoint(folder, report)
-    callbacks = RECIPES[run.method].make_callbacks()
     model.fit(
         batches,
         shuffle=False,  # `Batches` does it.
@@ -126,6 +137,10 @@ def train(run, out, command="", report=lambda epoch, logs: None):
     records.write_json(folder / "summary.json", summary)
     checkpoint.remove()
     return summary
+
+
+def _need_every_loss(callbacks):
+    return any(isinstance(callback, LearningRateFinder) for callback in callbacks)
 
 
 class Batches(keras.utils.PyDataset):

@@ -1,5 +1,7 @@
 """Normalised gradient descent whose step lengths follow from the gradients' own agreement."""
 
+import inspect
+
 import keras
 from keras import initializers, ops
 
@@ -46,7 +48,10 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
       weights, as the cosine of $n$ random directions has variance $1/n$;
     - `relative_floor` keeps a block from falling far behind the others, and so from being frozen
       by its own noise;
-    - a schedule as `learning_rate` brings all steps to zero at the end, whatever the rates.
+    - a schedule as `learning_rate` brings all steps to zero at the end, whatever the rates;
+    - `adapt_steps` ends the search, $\beta$ and $\gamma$ falling linearly to 0 until then. With a
+      target below 0 it has to end where a schedule is to shorten the steps: shorter steps disagree
+      less, and the rates rise to make up for it.
 
     Arguments; those from `block` on, and those of `keras.optimizers.Optimizer` (`weight_decay`,
     `clipnorm`, `use_ema`, …), by keyword:
@@ -70,6 +75,8 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
             Defaults to `"block"`.
         relative_floor: Float in [0, 1). Keeps every rate above this fraction of the geometric mean
             of all. Defaults to 0.
+        adapt_steps: Integer >= 1, in how many steps rates and momenta come to rest; or `None`:
+            they never do. Defaults to `None`.
         norm: As for `BlockNormSGD`. Defaults to `"max"`: the largest change of a weight is the
             block's rate.
         {{block_norm_arguments}}
@@ -114,6 +121,7 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
         target_correlation=0.0,
         adapt="block",
         relative_floor=0.0,
+        adapt_steps=None,
         norm="max",
         **kwargs,
     ):
@@ -154,6 +162,14 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
         )
         self.adapt = arguments.choice("adapt", adapt, ("block", "model"))
         self.relative_floor = fraction("relative_floor", relative_floor)
+        self.adapt_steps = adapt_steps
+        if adapt_steps is not None:
+            self.adapt_steps = arguments.number(
+                "adapt_steps",
+                adapt_steps,
+                "an integer >= 1 or None",
+                lambda x: x >= 1 and x == int(x),
+            )
 
     @classmethod
     def original(cls, **arguments):
@@ -261,29 +277,23 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
         )
         if self.adapt == "model":
             cosines, known = agreement.mean(self._partition, cosines, known)
-        factors = 1.0 + self.rate_update * (cosines - self.target_correlation)
+        speed = 1.0
+        if self.adapt_steps:
+            speed = ops.maximum(0.0, 1.0 - ops.cast(self.iterations, "float32") / self.adapt_steps)
+        factors = 1.0 + speed * self.rate_update * (cosines - self.target_correlation)
         rates = self._rates * ops.where(known, factors, 1.0)
         rates = ops.clip(rates, self.min_rate, self.max_rate)
         if self.relative_floor:
             rates = ops.maximum(rates, self.relative_floor * ops.exp(ops.mean(ops.log(rates))))
         self.assign(self._rates, rates)
         if self.momentum_update:
-            kept = (1.0 - self.momentum_update) * self._momenta
-            self.assign(self._momenta, ops.clip(kept - self.momentum_update * cosines, 0.0, 1.0))
+            update = speed * self.momentum_update
+            momenta = (1.0 - update) * self._momenta - update * cosines
+            self.assign(self._momenta, ops.clip(momenta, 0.0, 1.0))
 
     def get_config(self):
         config = super().get_config()
         del config["normalize"]
-        names = (
-            "initial_rate",
-            "min_rate",
-            "max_rate",
-            "rate_update",
-            "momentum",
-            "momentum_update",
-            "average",
-            "target_correlation",
-            "adapt",
-            "relative_floor",
-        )
-        return {**config, **{name: getattr(self, name) for name in names}}
+        named = inspect.signature(AdaptiveBlockNormSGD.__init__).parameters
+        own = [name for name in named if name not in ("self", "kwargs", *config)]
+        return {**config, **{name: getattr(self, name) for name in own}}

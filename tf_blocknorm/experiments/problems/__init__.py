@@ -1,8 +1,9 @@
 """What is trained: one problem per file, registered here by its name."""
 
 from tf_blocknorm.experiments.problems.base import Problem
+from tf_blocknorm.experiments.problems.cnn import CNN
 from tf_blocknorm.experiments.problems.mlp import MLP
 
-PROBLEMS = {problem.name: problem for problem in (MLP,)}
+PROBLEMS = {problem.name: problem for problem in (MLP, CNN)}
 
 __all__ = ["PROBLEMS", "Problem"]

@@ -16,6 +16,7 @@ class Problem:
         loss, metric: As for `model.compile`; the metric is what tables and figures show.
         batch_size: Examples per update.
         updates: About how many updates a run makes unless the number of epochs is given.
+        data: The data that it is trained on unless others are given.
         options: What `build` takes, with default values.
     """
 
@@ -27,7 +28,13 @@ class Problem:
     metric: str
     batch_size: int
     updates: int
+    data: str
     options: Mapping[str, int]
+
+    def described(self, options):
+        """Return the name with the options, as in `mlp (depth 30)`."""
+        listed = ", ".join(f"{name} {value}" for name, value in options.items())
+        return f"{self.name} ({listed})" if listed else self.name
 
     def epochs(self, examples):
         """Return the number of epochs that make about `updates` updates, but at least 9."""

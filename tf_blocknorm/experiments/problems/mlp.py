@@ -33,5 +33,6 @@ MLP = Problem(
     metric="accuracy",
     batch_size=64,
     updates=1400,
+    data="digits",
     options={"depth": 30},
 )
