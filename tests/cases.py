@@ -12,6 +12,7 @@ import problems
 import pytest
 import reference
 import reference_adaptive
+import reference_layerwise
 from keras import ops
 
 import tf_blocknorm as tfb
@@ -44,6 +45,9 @@ class Inverse(keras.optimizers.schedules.LearningRateSchedule):
 RUNS = {
     **{rule: functools.partial(reference.run, rule) for rule in reference.RULES},
     "adaptive": reference_adaptive.run,
+    "novograd": reference_layerwise.novograd,
+    "lars": reference_layerwise.lars,
+    "lamb": reference_layerwise.lamb,
 }
 
 
@@ -154,6 +158,8 @@ ORIGINAL = {"rate_update": 0.005, "max_rate": 0.01, "learning_rate": 10.0}
 Adamax = tfb.block_normalized(keras.optimizers.Adamax)
 MOMENTUM = {"momentum": 0.9}
 NOISE = {"noise": 0.3, "seed": 11}
+EMA = {"use_ema": True, "ema_momentum": 0.8}
+MATRICES = [[0], [3], [4], [5]]
 REGEX = [("kernel|bias", "dense"), ("b/.*e", "rest")]
 
 TABLE = [
@@ -338,6 +344,129 @@ TABLE = [
         groups=[[0], [1], [3], [4], [5]],
         jit_compile=True,
         **NOISE,
+    ),
+    row("novograd", tfb.NovoGrad, "novograd"),
+    row(
+        "novograd-options",
+        tfb.NovoGrad,
+        "novograd",
+        learning_rate=Inverse(),
+        rates=lambda k: 0.1 / (1 + 0.5 * k),
+        beta_1=0.8,
+        beta_2=0.5,
+        epsilon=0.02,
+        epsilon_inside=True,
+        learning_rate_inside=True,
+        grad_averaging="after_first",
+        amsgrad=True,
+        norm="max",
+        block="layer",
+        groups=LAYER,
+        weight_decay=0.3,
+        exclude_from_weight_decay="vectors",
+        decayed=(0, 3, 4, 5),
+    ),
+    row(
+        "novograd-unit-compiled",
+        tfb.NovoGrad,
+        "novograd",
+        norm="rms",
+        block="unit",
+        grad_averaging=True,
+        epsilon=0.1,
+        exclude=["gain"],
+        groups=[[0], [1], [3], [4], [5]],
+        jit_compile=True,
+        **EMA,
+    ),
+    row(
+        "lars",
+        tfb.LARS,
+        "lars",
+        groups=MATRICES,
+        trust_coefficient=0.3,
+        weight_decay=0.2,
+        decayed=(0, 3, 4, 5),
+        clipnorm=0.5,
+    ),
+    row(
+        "lars-larc",
+        tfb.LARS,
+        "lars",
+        learning_rate=Inverse(),
+        rates=lambda k: 0.1 / (1 + 0.5 * k),
+        trust_coefficient=0.2,
+        epsilon=0.1,
+        larc=True,
+        nesterov=True,
+        learning_rate_inside=False,
+        weight_decay=0.2,
+        exclude=None,
+        exclude_from_weight_decay=["bias"],
+        decayed=(0, 2, 3, 4, 5),
+        clipnorm=3.0,
+    ),
+    row(
+        "lars-joint-unit",
+        tfb.LARS,
+        "lars",
+        learning_rate=Inverse(),
+        rates=lambda k: 0.1 / (1 + 0.5 * k),
+        trust_coefficient=0.5,
+        joint_norm=True,
+        block="unit",
+        norm="rms",
+        exclude=None,
+        weight_decay=0.2,
+        decayed=(0, 3, 4, 5),
+        clipnorm=3.0,
+        **EMA,
+    ),
+    row(
+        "lars-momentum-ratio",
+        tfb.LARS,
+        "lars",
+        trust_coefficient=0.5,
+        classic_momentum=False,
+        nesterov=True,
+        epsilon=0.1,
+        weight_decay=0.2,
+        decayed=(0, 3, 4, 5),
+        groups=[[0], [3, 4, 5]],
+        block="layer",
+        clipnorm=3.0,
+        jit_compile=True,
+    ),
+    row("lamb", tfb.LAMB, "lamb", groups=MATRICES, weight_decay=0.1, decayed=(0, 3, 4, 5)),
+    row(
+        "lamb-clipped",
+        tfb.LAMB,
+        "lamb",
+        trust_clip=(0.5, 1.0),
+        phi_bounds=(0.2, 2.0),
+        weight_decay=0.1,
+        exclude=None,
+        exclude_from_weight_decay=None,
+        decayed=range(6),
+        clipnorm=1.0,
+        **EMA,
+    ),
+    row(
+        "lamb-layer-compiled",
+        tfb.LAMB,
+        "lamb",
+        learning_rate=Inverse(),
+        rates=lambda k: 0.1 / (1 + 0.5 * k),
+        beta_1=0.5,
+        beta_2=0.7,
+        epsilon=0.1,
+        bias_correction=False,
+        norm="max",
+        block="layer",
+        groups=LAYER,
+        exclude=None,
+        jit_compile=True,
+        weight_decay=None,
     ),
     row("adamax", Adamax, "adamax", norm="max", epsilon=0.05),
 ]

@@ -75,6 +75,10 @@ def test_config_holds_every_argument_given(case):
             assert config[name] == pytest.approx(value)
         elif name == "block" and isinstance(value, list):
             assert config[name] == [list(pair) for pair in value]
+        elif name.startswith("exclude"):
+            assert config[name] == ([value] if isinstance(value, str) else list(value or ()))
+        elif isinstance(value, tuple):
+            assert config[name] == list(value)
         elif not callable(value):
             assert config[name] == value, name
     copy = case.cls.from_config(config)

@@ -20,10 +20,15 @@ from tf_blocknorm.optimizers.block_norm import (
     BlockNormSGD,
 )
 from tf_blocknorm.optimizers.forms import block_normalized
+from tf_blocknorm.optimizers.lamb import LAMB
+from tf_blocknorm.optimizers.lars import LARS
+from tf_blocknorm.optimizers.novograd import NovoGrad
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "LAMB",
+    "LARS",
     "AdaptiveBlockNormSGD",
     "AdaptiveStepSize",
     "BarzilaiBorwein",
@@ -36,6 +41,7 @@ __all__ = [
     "BlockNormRMSprop",
     "BlockNormSGD",
     "LearningRateFinder",
+    "NovoGrad",
     "__version__",
     "block_normalized",
     "norms",

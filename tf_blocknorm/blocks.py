@@ -19,6 +19,7 @@ import re
 from tf_blocknorm.saving import is_registered
 
 NAMES = ("variable", "layer", "unit", "model")
+VECTORS = "vectors"  # Among patterns: all variables of rank 0 and 1.
 
 
 def path(variable):
@@ -45,13 +46,18 @@ def validate(block):
 
 
 def validate_patterns(patterns, argument):
-    """A list of regular expressions as a tuple, or an error that names the argument."""
+    """A list of regular expressions as a tuple, or an error that names the argument.
+
+    `"vectors"` stands for all variables of rank 0 and 1, alone or in the list.
+    """
     if patterns is None:
         return ()
+    if patterns == VECTORS:
+        return (VECTORS,)
     if isinstance(patterns, str) or not all(isinstance(p, str) for p in patterns):
         raise ValueError(
-            f"`{argument}` must be a list of regular expressions for the paths of variables. "
-            f"Received: {argument}={patterns!r}"
+            f"`{argument}` must be a list of regular expressions for the paths of variables, "
+            f"or 'vectors'. Received: {argument}={patterns!r}"
         )
     for pattern in patterns:
         _compile(pattern, argument)
@@ -82,7 +88,7 @@ def matches(variables, patterns, argument):
 
     Args:
         variables: list of variables.
-        patterns: regular expressions, used with `re.search`.
+        patterns: regular expressions, used with `re.search`, and `"vectors"`.
         argument: name of the argument they came from, for the error.
 
     Returns:
@@ -93,8 +99,13 @@ def matches(variables, patterns, argument):
         happen.
     """
     paths = [path(v) for v in variables]
+    vectors = VECTORS in patterns
+    patterns = [pattern for pattern in patterns if pattern != VECTORS]
     _demand_matches(patterns, paths, argument)
-    return tuple(any(re.search(pattern, p) for pattern in patterns) for p in paths)
+    return tuple(
+        (vectors and len(v.shape) <= 1) or any(re.search(pattern, p) for pattern in patterns)
+        for v, p in zip(variables, paths)
+    )
 
 
 def assign(variables, block):

@@ -173,12 +173,15 @@ def normalize(blocks, norm, epsilon=0.0, lengths=None):
         epsilon: added to the norm, as some papers do; it turns gradients of about its size or below
             into shorter steps. The default 0 keeps every step at full length.
         lengths: the norm that each block is to have: a list of scalars, or of
-            vectors with one entry per unit. Defaults to 1 for all.
+            vectors with one entry per unit; or a function that returns such a list, given that of
+            the norms that the blocks have. Defaults to 1 for all.
 
     Returns:
         The tensors of each block in float32 at least: a list of lists.
     """
     scaled, sizes, factors = _measure(blocks, get(norm))
+    if callable(lengths):
+        lengths = lengths(_split(ops.divide(sizes, factors), scaled))
     zero = ops.equal(sizes, 0)
     divisors = ops.add(sizes, ops.multiply(factors, epsilon)) if epsilon else sizes
     lengths = 1.0 if lengths is None else ops.cast(_join(lengths), sizes.dtype)

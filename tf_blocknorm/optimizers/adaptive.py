@@ -135,9 +135,6 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
         def positive(argument, value):
             return arguments.number(argument, value, "a number > 0", lambda x: x > 0)
 
-        def fraction(argument, value):
-            return arguments.number(argument, value, "a number in [0, 1)", lambda x: 0 <= x < 1)
-
         self.min_rate = positive("min_rate", min_rate)
         self.initial_rate = arguments.number(
             "initial_rate",
@@ -151,17 +148,17 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
             f"a number >= initial_rate={initial_rate}",
             lambda x: x >= initial_rate,
         )
-        self.rate_update = fraction("rate_update", rate_update)
+        self.rate_update = arguments.fraction("rate_update", rate_update)
         self.momentum = arguments.number(
             "momentum", momentum, "a number in [0, 1]", lambda x: 0 <= x <= 1
         )
-        self.momentum_update = fraction("momentum_update", momentum_update)
-        self.average = fraction("average", average)
+        self.momentum_update = arguments.fraction("momentum_update", momentum_update)
+        self.average = arguments.fraction("average", average)
         self.target_correlation = arguments.number(
             "target_correlation", target_correlation, "a number in (-1, 1)", lambda x: -1 < x < 1
         )
         self.adapt = arguments.choice("adapt", adapt, ("block", "model"))
-        self.relative_floor = fraction("relative_floor", relative_floor)
+        self.relative_floor = arguments.fraction("relative_floor", relative_floor)
         self.adapt_steps = adapt_steps
         if adapt_steps is not None:
             self.adapt_steps = arguments.number(

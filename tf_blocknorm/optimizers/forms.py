@@ -5,7 +5,9 @@ import re
 
 import keras
 
+from tf_blocknorm.optimizers.arguments import mixins_of
 from tf_blocknorm.optimizers.base import BlockNormalized
+from tf_blocknorm.optimizers.blockwise import Blockwise
 
 PACKAGE = "tf_blocknorm"
 _register = keras.saving.register_keras_serializable(package=PACKAGE)
@@ -14,7 +16,7 @@ _forms = {}
 
 def form(cls):
     """Registers a class, and fills what all share, arguments and errors, into its docstring."""
-    if cls.__doc__ is not None and BlockNormalized.__doc__ is not None:
+    if cls.__doc__ is not None and Blockwise.__doc__ is not None:
         cls.__doc__ = cls.__doc__.replace(
             "        {{block_norm_arguments}}", _shared_arguments(cls)
         )
@@ -24,12 +26,21 @@ def form(cls):
 
 
 def _shared_arguments(cls):
-    """The descriptions of the mixin's arguments, and of its errors, but for those `cls` decides."""
-    text = BlockNormalized.__doc__.split("    Args:\n")[1].rstrip()
-    descriptions = re.split(r"^(?=        \w)", text, flags=re.MULTILINE)
+    """The descriptions of the mixins' arguments but for those `cls` decides, and of their errors.
+
+    Of two descriptions of an argument that of the later mixin.
+    """
     own = inspect.signature(cls.__init__).parameters if "__init__" in vars(cls) else ()
-    left_out = tuple(f"        {name}:" for name in (*own, *cls.fixed))
-    return "".join(d for d in descriptions if not d.startswith(left_out)).rstrip()
+    descriptions, errors = {}, ""
+    for mixin in mixins_of(cls, Blockwise):
+        text = (mixin.__doc__ or "").partition("    Args:\n")[2].rstrip()
+        text, _, raised = text.partition("\n\n    Raises:\n")
+        errors = errors or raised
+        for description in re.split(r"^(?=        \w)", text, flags=re.MULTILINE):
+            name = description.strip().partition(":")[0]
+            if name and name not in (*own, *cls.fixed):
+                descriptions[name] = description.rstrip()
+    return "\n".join(descriptions.values()) + f"\n\n    Raises:\n{errors}"
 
 
 def _is_optimizer_class(value):

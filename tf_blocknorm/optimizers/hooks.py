@@ -43,6 +43,8 @@ the rule saw.
 
 
 class _CommonHooks:
+    decay_is_inside = False  # Whether the rule decays the weights itself, in `update_step`.
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         # What lives no longer than a trace. In a namespace, as TensorFlow would try to write a bare
@@ -78,6 +80,8 @@ class _CommonHooks:
         self._scratch.visits = []
 
     def _apply_weight_decay(self, variables):
+        if self.decay_is_inside:
+            return
         # torch's version fails on an empty list.
         if self.weight_decay is not None and any(self._use_weight_decay(v) for v in variables):
             super()._apply_weight_decay(variables)

@@ -82,6 +82,13 @@ class Partition:
         """
         return [self._places[name] for name in names]
 
+    def mask(self, names):
+        """For each label, whether it belongs to one of these blocks: an array of bools."""
+        mask = np.zeros(len(self.labels), bool)
+        for place in self.places(names):
+            mask[place] = True
+        return mask
+
     def join(self, names, values):
         """The way back: a vector of what these blocks have, 0 or False for all others."""
         given = dict(zip(names, values))

@@ -1,0 +1,178 @@
+"""Adam whose steps are as long as the weights say, block by block."""
+
+import math
+
+import keras
+from keras import ops
+
+from tf_blocknorm.optimizers import arguments
+from tf_blocknorm.optimizers.forms import form
+from tf_blocknorm.optimizers.hooks import Visit
+from tf_blocknorm.optimizers.trust import TrustRatio, divide, split_replicas
+
+
+@form
+class LAMB(TrustRatio, keras.optimizers.Optimizer):
+    r"""Adam whose steps have a length in proportion to the weights, block by block.
+
+    Every block moves by the same fraction of its norm, the learning rate, whatever the size of its
+    gradients: made for batches so large that the learning rate has to be, too.
+
+    With $g_b$ the gradient of block $b$ (of any rank), $\lVert\cdot\rVert$ the chosen norm,
+    $\lambda$ the weight decay, $\eta$ the learning rate and $t$ the number of the step, one step is
+
+    $$m_b \leftarrow \beta_1 m_b + (1 - \beta_1)\, g_b, \qquad v_b \leftarrow \beta_2 v_b + (1 -
+    \beta_2)\, g_b^2$$
+
+    $$u_b = \frac{m_b / (1 - \beta_1^t)}{\sqrt{v_b / (1 - \beta_2^t)} + \epsilon} + \lambda w_b,
+    \qquad r_b = \mathrm{clip}\left(\frac{\phi(\lVert w_b \rVert)}{\lVert u_b \rVert}\right), \qquad
+    w_b \leftarrow w_b - \eta\, r_b\, u_b$$
+
+    The trust ratio $r_b$ is 1 where one of the norms is 0, and for the variables in `exclude`,
+    which so make the step of AdamW.
+
+    - Length: $\lVert \Delta w_b \rVert = \eta\, \phi(\lVert w_b \rVert)$ without `trust_clip`,
+      whatever the gradient and its history.
+    - Clipped LAMB (LAMBC) is `trust_clip=(0.0, 1.0)`: no step is longer than that of AdamW; choose
+      the learning rate accordingly.
+    - A gradient with a NaN or an infinity makes its block NaN (use
+      `keras.callbacks.TerminateOnNaN`, or Keras's `LossScaleOptimizer`, which skips such steps).
+
+    Arguments; those of `keras.optimizers.Optimizer` (`clipnorm`, `use_ema`, …) and those from
+    `block` on by keyword:
+
+    Args:
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule` or a callable:
+            the relative change of the weights in a step. Large batches need a warm-up. Defaults to
+            0.001.
+        beta_1: Float in [0, 1). Defaults to 0.9.
+        beta_2: Float in [0, 1). Defaults to 0.999.
+        epsilon: Float >= 0. Defaults to 1e-6.
+        weight_decay: Float >= 0 or `None`, $\lambda$: part of the step, so that it changes the
+            direction and not the length. Defaults to 0.01, as in the paper.
+        trust_clip: `None`, or a pair of numbers `(low, high)` with 0 <= low <= high that bound the
+            trust ratio. Defaults to `None`.
+        phi_bounds: `None`, or a pair of numbers `(low, high)` with 0 <= low <= high that bound the
+            norm of the weights, $\phi(x) = \min(\max(x, low), high)$. Defaults to `None`.
+        bias_correction: Whether the averages are divided by $1 - \beta^t$. Without, and with the
+            ratio, only $\epsilon$ and the decay feel it. Defaults to `True`.
+        exclude: As below. Defaults to `"vectors"`.
+        exclude_from_weight_decay: As below. Defaults to `"vectors"`.
+        {{block_norm_arguments}}
+
+    `exclude` and `exclude_from_weight_decay` are lists of regular expressions on `variable.path`,
+    each of which must match a variable, or `"vectors"`: all variables of rank 0 and 1, the biases
+    and the scales and offsets of normalisation layers. `None` stands for no variable.
+
+    Slots: two tensors per variable and one number per block, its ratio: `trust_ratios`, which
+    `BlockNormMonitor` shows.
+
+    Differences from other implementations: `keras.optimizers.Lamb` decays the weights before the
+    step and outside of the ratio, has a ratio for biases, too, and an epsilon of 1e-7; without
+    decay, `LAMB(exclude=None, epsilon=1e-7, weight_decay=None)` makes its steps. optax and
+    TensorFlow Addons are the paper's, with a ratio for every variable (`exclude=None`). timm
+    gives no ratio to variables without decay, and clips the gradient to a global norm of 1
+    (`global_clipnorm=1.0` here, as NVIDIA's); its `trust_clip` is `(0.0, 1.0)`.
+
+    Example: a step of a tenth of the weights' norm.
+
+    >>> weights = keras.Variable([[3.0, 4.0]])
+    >>> optimizer = tf_blocknorm.LAMB(learning_rate=0.1, weight_decay=None)
+    >>> optimizer.apply([keras.ops.array([[7.0, 7.0]])], [weights])
+    >>> keras.ops.convert_to_numpy(weights).round(4)
+    array([[2.6464, 3.6464]], dtype=float32)
+
+    References:
+        - You, Li, Reddi, Hseu, Kumar, Bhojanapalli, Song, Demmel, Keutzer, Hsieh (2019), [Large
+          Batch Optimization for Deep Learning: Training BERT in 76
+          minutes](https://arxiv.org/abs/1904.00962): algorithm 2.
+        - Fong, Chen, Chen (2020), [Improving Layer-wise Adaptive Rate Methods using Trust Ratio
+          Clipping](https://arxiv.org/abs/2011.13584): `trust_clip`.
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-6,
+        weight_decay=0.01,
+        trust_clip=None,
+        phi_bounds=None,
+        bias_correction=True,
+        exclude="vectors",
+        exclude_from_weight_decay="vectors",
+        **kwargs,
+    ):
+        super().__init__(
+            learning_rate=learning_rate,
+            weight_decay=arguments.weight_decay(weight_decay),
+            exclude=exclude,
+            exclude_from_weight_decay=exclude_from_weight_decay,
+            **kwargs,
+        )
+        self.beta_1 = arguments.fraction("beta_1", beta_1)
+        self.beta_2 = arguments.fraction("beta_2", beta_2)
+        self.epsilon = arguments.number("epsilon", epsilon, "a number >= 0")
+        self.trust_clip = arguments.bounds("trust_clip", trust_clip)
+        self.phi_bounds = arguments.bounds("phi_bounds", phi_bounds)
+        self.bias_correction = bool(bias_correction)
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._momenta = [self.add_variable_from_reference(v, "momentum") for v in variables]
+        self._velocities = [self.add_variable_from_reference(v, "velocity") for v in variables]
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        m, v = self._momenta[index], self._velocities[index]
+        g = ops.cast(gradient, variable.dtype)
+
+        self.assign(m, ops.add(m * self.beta_1, g * (1.0 - self.beta_1)))
+        self.assign(v, ops.add(v * self.beta_2, ops.square(g) * (1.0 - self.beta_2)))
+        m, v = ops.convert_to_tensor(m), ops.convert_to_tensor(v)
+        if self.bias_correction:
+            m, v = m / self._correction(self.beta_1, m), v / self._correction(self.beta_2, v)
+        step = self._plus_decay(m / (ops.sqrt(v) + self.epsilon), variable)
+        self._scratch.visits.append(Visit(index, variable, step, gradient))
+
+    def _correction(self, beta, like):
+        """1 - beta ** t, exact also where that is small."""
+        t = ops.cast(self.iterations + 1, like.dtype)
+        return -ops.expm1(t * math.log(beta)) if beta else ops.ones_like(t)
+
+    def on_updates(self, visits, learning_rate):
+        for replica in split_replicas(visits):
+            variables = [visit.variable for visit in replica]
+            steps = [visit.direction for visit in replica]
+            members = self._members(variables)
+            ratios, steps = self._trusted(steps, variables, members)
+            for variable, step in zip(variables, steps):
+                step = ops.multiply(ops.cast(learning_rate, step.dtype), step)
+                self.assign_sub(variable, ops.cast(step, variable.dtype))
+        if visits:
+            self._keep(members, ratios)
+
+    def _trusted(self, steps, variables, members):
+        """The trust ratios of the blocks, and the steps times these ratios."""
+        groups, ratios = list(members.values()), []
+
+        def lengths(sizes):
+            result = []
+            for weight, size in zip(self._sizes(variables, groups), sizes):
+                wanted = ops.clip(weight, *self.phi_bounds) if self.phi_bounds else weight
+                if self.trust_clip:
+                    low, high = self.trust_clip
+                    wanted = ops.clip(wanted, low * size, high * size)
+                here = ops.logical_and(ops.not_equal(weight, 0), ops.not_equal(size, 0))
+                ratios.append(ops.where(here, divide(wanted, size), ops.ones_like(size)))
+                result.append(ops.where(here, wanted, size))
+            return result
+
+        return ratios, self._at_lengths(steps, groups, lengths)
+
+    def get_config(self):
+        names = ("beta_1", "beta_2", "epsilon", "trust_clip", "phi_bounds", "bias_correction")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
