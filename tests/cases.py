@@ -471,4 +471,44 @@ TABLE = [
     row("adamax", Adamax, "adamax", norm="max", epsilon=0.05),
 ]
 
+# Every class and every option: what takes long runs with the other rows in `make test-all` only.
+CORE = {
+    "sgd-max-nesterov",
+    "sgd-std-unit",
+    "sgd-regex",
+    "sgd-update-nesterov-layer",
+    "sgd-exclude",
+    "sgd-noise-update-scale-layer",
+    "sgd-decay",
+    "sgd-clipnorm",
+    "sgd-schedule",
+    "sgd-ema",
+    "adam-scale-compiled",
+    "adamw",
+    "nadam-update",
+    "adagrad",
+    "rmsprop-update",
+    "lion",
+    "adaptive-momentum-unit",
+    "adaptive-model",
+    "adaptive-noise-compiled",
+    "novograd-options",
+    "novograd-unit-compiled",
+    "lars-larc",
+    "lars-momentum-ratio",
+    "lamb",
+    "lamb-clipped",
+    "adamax",
+}
+PARTS = {
+    "core": [case for case in TABLE if case.name in CORE],
+    "rest": [case for case in TABLE if case.name not in CORE],
+}
+
 CASES = pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
+CORE_CASES = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=() if case.name in CORE else pytest.mark.slow) for case in TABLE],
+    ids=lambda case: case.name,
+)
+EACH_PART = pytest.mark.parametrize("part", ["core", pytest.param("rest", marks=pytest.mark.slow)])

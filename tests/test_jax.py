@@ -8,7 +8,7 @@ import numpy as np
 import problems
 import pytest
 import workers
-from cases import CASES, TABLE
+from cases import CORE_CASES, EACH_PART, PARTS, TABLE
 from test_parity import assert_equal
 
 STEPS = 6
@@ -32,7 +32,7 @@ def model_parallel():
     return keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
 
 
-@CASES
+@CORE_CASES
 @pytest.mark.parametrize("make", [data_parallel, model_parallel])
 def test_sharded_over_two_devices(case, make):
     rows = problems.rows(2 * STEPS)
@@ -47,7 +47,7 @@ def test_sharded_over_two_devices(case, make):
     assert_equal(actual, case.reference(problems.gradients(rows, 2)))
 
 
-@CASES
+@CORE_CASES
 def test_accumulated_micro_batches_are_one_batch(case):
     if case.rates or case.arguments.get("use_ema"):
         pytest.skip("Keras counts micro-batches in schedules, and averages after each")
@@ -71,18 +71,19 @@ def test_loss_scaling_skips_steps_that_are_not_finite(value):
     assert_equal(actual, case.reference(healthy))
 
 
-def test_two_processes_equal_one(tmp_path):
+@EACH_PART
+def test_two_processes_equal_one(part, tmp_path):
     """All rows in one go, with jax.distributed and DataParallel."""
     address = f"127.0.0.1:{workers.free_port()}"
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     workers.run_both(
         "worker_jax.py",
-        arguments=[[tmp_path / f"{i}.npz", STEPS, address, i] for i in range(2)],
+        arguments=[[tmp_path / f"{i}.npz", STEPS, address, i, part] for i in range(2)],
         environments=[environment] * 2,
         timeout=900,
     )
     gradients = problems.gradients(problems.rows(2 * STEPS), 2)
-    for case in TABLE:
+    for case in PARTS[part]:
         expected = case.reference(gradients)
         for i in range(2):
             result = np.load(tmp_path / f"{i}.npz")

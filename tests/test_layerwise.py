@@ -203,6 +203,21 @@ def test_a_first_gradient_that_comes_late_makes_no_longer_step():
     assert_close(after(tfb.NovoGrad(1.0, beta_1=0.0), [0.0, 0.0], steps), [-0.6, -0.8])
 
 
+def test_blocks_that_are_absent_from_a_step_stay_as_they_are():
+    variables = [keras.Variable(np.array(START, "float32"), name=f"v{i}") for i in range(2)]
+    gradient = ops.convert_to_tensor(GRADIENT.astype("float32"))
+    novograd, lars = tfb.NovoGrad(0.1), tfb.LARS(0.1)
+    for optimizer in (novograd, lars):
+        optimizer.build(variables)
+        optimizer.apply([gradient, 3.0 * gradient], variables)
+        optimizer.apply([5.0 * gradient], variables[:1])
+    size = np.linalg.norm(GRADIENT)
+    expected = [np.sqrt(0.98 + 0.02 * 25) * size, 3 * size]
+    assert_close(ops.convert_to_numpy(novograd.block_statistics["running_norm"]), expected)
+    expected = 1e-3 * np.linalg.norm(START) / (3 * size)
+    assert lars.trust_ratios["v1"] == pytest.approx(expected, rel=0.1)
+
+
 def test_no_normalised_gradient_of_novograd_is_longer_than_the_bound():
     optimizer, variable = tfb.NovoGrad(1.0, beta_1=0.0, beta_2=0.96), keras.Variable([0.0, 0.0])
     for size in (1e-3, 1e5):

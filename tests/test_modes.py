@@ -5,7 +5,7 @@ import numpy as np
 import problems
 import pytest
 import tensorflow as tf
-from cases import CASES, TABLE
+from cases import CORE_CASES, TABLE
 from test_parity import assert_equal
 
 import tf_blocknorm as tfb
@@ -17,7 +17,7 @@ def by_name(name):
     return next(case for case in TABLE if case.name == name)
 
 
-@CASES
+@CORE_CASES
 def test_built_before_the_first_step_or_in_it(case):
     """Within `fit`, TensorFlow builds an optimizer inside the trace of the first step."""
     rows = problems.rows(STEPS)
@@ -28,7 +28,7 @@ def test_built_before_the_first_step_or_in_it(case):
         np.testing.assert_array_equal(a, b)
 
 
-@CASES
+@CORE_CASES
 @pytest.mark.parametrize(
     "mode", [{"jit_compile": False}, {"jit_compile": True}], ids=["graph", "xla"]
 )
@@ -42,7 +42,7 @@ def test_accumulated_micro_batches_are_one_batch(case, mode):
     assert_equal(problems.train(model, rows), case.reference(problems.gradients(rows, 3)))
 
 
-@CASES
+@CORE_CASES
 def test_mixed_float16(case):
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -55,14 +55,14 @@ def test_mixed_float16(case):
     assert_equal(actual, case.reference(problems.gradients(rows)))
 
 
-@CASES
+@CORE_CASES
 def test_steps_per_execution(case):
     rows = problems.rows(STEPS)
     model = problems.compiled(case.optimizer(), steps_per_execution=4)
     assert_equal(problems.train(model, rows), case.reference(problems.gradients(rows)))
 
 
-@CASES
+@CORE_CASES
 def test_one_trace_for_all_steps_and_rates(case, monkeypatch):
     traces = []
     original = case.cls.on_gradients

@@ -5,6 +5,7 @@ import importlib.resources
 import subprocess
 import sys
 
+import plant_faults
 import pytest
 
 NEW_MODULES = """
@@ -43,3 +44,10 @@ def test_console_script():
 @pytest.mark.parametrize("extra", ["experiments", "jax", "torch", "test", "docs", "benchmark"])
 def test_extra_is_declared(extra):
     assert extra in importlib.metadata.metadata("tf_blocknorm").get_all("Provides-Extra")
+
+
+@pytest.mark.parametrize("fault", plant_faults.FAULTS, ids=lambda fault: fault[0])
+def test_every_fault_has_its_place(fault):
+    _, file, text, replacement, _ = fault
+    assert (plant_faults.ROOT / file).read_text().count(text) == 1
+    assert text != replacement

@@ -11,7 +11,7 @@ import numpy as np
 import problems
 import pytest
 import tensorflow as tf
-from cases import CASES, TABLE, l3
+from cases import CORE_CASES, EACH_PART, PARTS, l3
 
 import tf_blocknorm as tfb
 
@@ -47,7 +47,7 @@ def through_checkpoint(model, optimizer, folder):
 FORMATS = [through_keras, through_pickle, through_weights, through_checkpoint]
 
 
-@CASES
+@CORE_CASES
 def test_a_continued_run_is_identical(case, tmp_path):
     model = problems.compiled(case.optimizer())
     problems.train(model, FIRST)
@@ -62,16 +62,19 @@ def test_a_continued_run_is_identical(case, tmp_path):
         assert int(copy.optimizer.iterations) == 6
 
 
-def test_backup_and_restore_after_a_killed_process(tmp_path):
+@EACH_PART
+def test_backup_and_restore_after_a_killed_process(part, tmp_path):
     """Every row is interrupted in its third epoch, and the process killed."""
     script = os.path.join(os.path.dirname(__file__), "worker_resume.py")
-    first = subprocess.run([sys.executable, script, "interrupt", tmp_path], capture_output=True)
+    first = subprocess.run(
+        [sys.executable, script, "interrupt", tmp_path, part], capture_output=True
+    )
     assert first.returncode == -signal.SIGKILL, first.stderr.decode()[-3000:]
-    assert len(list(tmp_path.iterdir())) == len(TABLE)
-    second = subprocess.run([sys.executable, script, "resume", tmp_path], capture_output=True)
+    assert len(list(tmp_path.iterdir())) == len(PARTS[part])
+    second = subprocess.run([sys.executable, script, "resume", tmp_path, part], capture_output=True)
     assert second.returncode == 0, second.stderr.decode()[-3000:]
     results = np.load(tmp_path / "results.npz")
-    for case in TABLE:
+    for case in PARTS[part]:
         assert results[f"{case.name}:epochs"] == 2, case.name  # of 4
         for i, path in enumerate(problems.PATHS):
             np.testing.assert_array_equal(

@@ -6,7 +6,7 @@ import jax
 import keras
 import numpy as np
 import problems
-from cases import TABLE
+from cases import PARTS
 
 path, steps, address, process = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -22,7 +22,7 @@ rows = problems.rows(2 * steps)[process::2]
 # Initial values have to be the same in both.
 keras.utils.set_random_seed(0)
 results = {}
-for case in TABLE:
+for case in PARTS[sys.argv[5]]:
     model = problems.compiled(case.optimizer(), jit_compile=True)
     for i, weight in enumerate(problems.train(model, rows)):
         results[f"{case.name}:{i}"] = weight

@@ -9,7 +9,7 @@ strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
 import numpy as np  # noqa: E402
 import problems  # noqa: E402
-from cases import TABLE  # noqa: E402
+from cases import PARTS  # noqa: E402
 
 
 def train(case, steps):
@@ -37,7 +37,7 @@ def train(case, steps):
 path, steps = sys.argv[1], int(sys.argv[2])
 worker = strategy.cluster_resolver.task_id
 results = {}
-for case in TABLE:
+for case in PARTS[sys.argv[3]]:
     if case.arguments.get("jit_compile"):
         continue
     for i, weight in enumerate(train(case, steps)):

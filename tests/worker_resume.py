@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import problems
-from cases import TABLE
+from cases import PARTS
 
 EPOCHS = 4
 
@@ -36,7 +36,7 @@ def train(case, callbacks):
 
 action, folder = sys.argv[1], Path(sys.argv[2])
 results = {}
-for case in TABLE:
+for case in PARTS[sys.argv[3]]:
     backup = keras.callbacks.BackupAndRestore(folder / case.name)
     if action == "interrupt":
         try:

@@ -3,8 +3,8 @@
 import numpy as np
 
 from tf_blocknorm.callbacks import learning_rate_rule
+from tf_blocknorm.callbacks.colours import FAINT, GRID, INK
 
-INK, FAINT, GRID = "#222222", "#8a8a8a", "#e6e6e6"
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart.
 LOSS, CORRELATION, SUGGESTION = "#0072B2", "#D55E00", "#009E73"
 

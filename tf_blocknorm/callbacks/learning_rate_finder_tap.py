@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_blocknorm import norms
-from tf_blocknorm.optimizers import taps
+from tf_blocknorm.optimizers import agreement, taps
+from tf_blocknorm.optimizers.partition import Partition
 
 
 class Rates(taps.Tap):
@@ -50,26 +50,29 @@ class Correlations(taps.Tap):
         self.steps = steps
 
     def create(self, add, variables):
-        kernels = [i for i, v in enumerate(variables) if len(v.shape) >= 2]
+        vectors = [len(v.shape) < 2 for v in variables]
+        self.partition = Partition(variables, "variable", None if all(vectors) else vectors)
         return {
             "updates": add("updates", (), "int32"),
             "values": add("values", (self.steps,)),
-            "previous": {
-                i: add("previous", like=variables[i]) for i in kernels or range(len(variables))
-            },
+            "previous": [
+                name and add("previous", like=v) for name, v in zip(self.partition.names, variables)
+            ],
         }
 
     def after_step(self, gradients, variables, learning_rate, before):
-        cosines = []
-        for gradient, index in zip(gradients, self.indices(variables)):
-            previous = self.state["previous"].get(index)
-            if previous is not None:
-                unit = norms.unit(ops.cast(gradient, "float32"))
-                cosines.append(ops.sum(ops.multiply(unit, previous)))
-                previous.assign(unit)
+        cosines, known = agreement.compare(
+            self.partition,
+            self.indices(variables),
+            gradients,
+            self.state["previous"],
+            0.0,
+            lambda slot, value: slot.assign(value),
+        )
+        known = ops.maximum(ops.sum(ops.cast(known, cosines.dtype)), 1.0)
+        mean = ops.cast(ops.sum(cosines) / known, "float32")
         count = self.state["updates"]
         here = ops.equal(ops.arange(self.steps, dtype="int32"), ops.convert_to_tensor(count))
-        mean = ops.mean(ops.stack(cosines))
         values = ops.convert_to_tensor(self.state["values"])
         self.state["values"].assign(ops.where(here, mean, values))
         count.assign(ops.add(count, 1))

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from tf_blocknorm.callbacks.colours import FAINT, INK
+
 try:
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,8 +14,6 @@ try:
 except ImportError:
     message = "`plot()` needs matplotlib: pip install 'tf_blocknorm[experiments]'"
     raise ImportError(message) from None
-
-INK, FAINT = "#222222", "#8a8a8a"
 
 
 def draw(asked, made, names, updates, path):

@@ -7,13 +7,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from tf_blocknorm.callbacks.colours import FAINT, GRID, INK
 from tf_blocknorm.experiments.problems import PROBLEMS
 from tf_blocknorm.experiments.recipes import RECIPES
 from tf_blocknorm.experiments.tables import best_rates, grouped
 
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-INK, FAINT = "#222222", "#8a8a8a"
 
 
 def curves(runs, path, title, subtitle):
@@ -93,7 +93,7 @@ def _page(count, title, subtitle):
         panel.spines[["top", "right"]].set_visible(False)
         panel.spines[["left", "bottom"]].set_color(FAINT)
         panel.tick_params(colors=FAINT, labelcolor=INK, labelsize=9)
-        panel.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        panel.grid(axis="y", color=GRID, linewidth=0.8)
         panel.set_axisbelow(True)
         panel.set_ylim(0, 1)
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))

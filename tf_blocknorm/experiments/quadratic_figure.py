@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tf_blocknorm.experiments.figures import FAINT, INK
+from tf_blocknorm.callbacks.colours import FAINT, GRID, INK
 
 LOWEST, HIGHEST = 1e-6, 1e1
 
@@ -44,7 +44,7 @@ def draw(runs, labels, path):
         panel.spines[["top", "right"]].set_visible(False)
         panel.spines[["left", "bottom"]].set_color(FAINT)
         panel.tick_params(colors=FAINT, labelcolor=INK, labelsize=8)
-        panel.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        panel.grid(axis="y", color=GRID, linewidth=0.8)
     for panel in panels[0]:
         panel.set_ylim(LOWEST, HIGHEST)
         panel.axhline(0.01, color=FAINT, linewidth=0.8, linestyle=":")
