@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from tf_blocknorm.experiments import cli
+from tf_blocknorm.experiments import cli, large_batch, recipes
 
 COMMAND = str(pathlib.Path(sys.executable).with_name("tf-blocknorm"))
 
@@ -181,3 +181,44 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(npz, tmp_path):
     finished = len(list(tmp_path.glob("*/*/summary.json")))
     record = json.loads((tmp_path / "mlp-tiny.json").read_text())
     assert 1 <= len(record["runs"]) == finished < 500
+
+
+def test_large_batch(npz, tmp_path, capsys, monkeypatch, not_trained):
+    monkeypatch.setattr(large_batch, "SIZES", (8, 32, 64, 512))
+    monkeypatch.setattr(large_batch, "TUNED_AT", 32)
+    argv = ["run", "large-batch", "--data", npz, "--methods", "SGD", "LAMB", "--out", str(tmp_path)]
+    assert cli.main(argv) == 0
+    out = capsys.readouterr().out
+    assert "rises over 10% of the updates" in out
+    record = json.loads((tmp_path / "large-batch-mlp-tiny.json").read_text())
+    runs = record["runs"]
+    assert {run["warmup"] for run in runs} == {0.1}
+    assert {run["options"]["depth"] for run in runs} == {6}
+    per_method = {
+        method: sorted((r["batch_size"], r["learning_rate"]) for r in runs if r["method"] == method)
+        for method in ("SGD", "LAMB")
+    }
+    assert {size for size, _ in per_method["SGD"]} == {8, 32, 64}, "as many as there are examples"
+    assert len(per_method["SGD"]) == len(per_method["LAMB"]), "equal effort"
+    for method, pairs in per_method.items():
+        tuned = [rate for size, rate in pairs if size == 32]
+        assert set(recipes.RECIPES[method].grid) <= set(tuned)
+        small = [rate for size, rate in pairs if size == 8]
+        best = small[1] * 2
+        assert small == pytest.approx([best / 4, best / 2], rel=1e-2)
+        assert best in tuned
+    assert (tmp_path / "large-batch-mlp-tiny.png").exists()
+    assert (tmp_path / "large-batch-mlp-tiny-memory.md").read_text().count("\n") == 4
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["run", "large-batch", "--learning-rate", "1"], "no option --learning-rate"),
+        (["run", "mlp", "--network", "cnn"], "`mlp` has no option --network"),
+        (["run", "large-batch", "--network", "cnn", "--depth", "3"], "no option --depth"),
+    ],
+)
+def test_options_of_other_problems(argv, message, capsys):
+    assert cli.main(argv) == 2
+    assert message in capsys.readouterr().err

@@ -222,7 +222,7 @@ def test_the_order_of_batches_depends_on_seed_and_epoch_only():
     x, y = np.arange(200), np.arange(200)
 
     def order(seed, *epochs):
-        batches = runner.Batches(x, y, PROBLEMS["mlp"], seed)
+        batches = runner.Batches(x, y, 64, seed)
         for epoch in epochs:
             batches.shuffle(epoch)
         return np.concatenate([batches[index][0] for index in range(len(batches))]).tolist()

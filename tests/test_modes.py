@@ -119,7 +119,10 @@ def test_loss_scaling_skips_steps_that_are_not_finite(jit_compile):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("name", ["sgd-max-nesterov", "sgd-min_max-unit", "sgd-update-max", "adam"])
+@pytest.mark.parametrize(
+    "name",
+    ["sgd-max-nesterov", "sgd-min_max-unit", "sgd-update-max", "adam", "novograd", "lars", "lamb"],
+)
 def test_a_broken_gradient_is_seen_in_the_weights(value, jit_compile, name):
     case = by_name(name)
     model = problems.compiled(case.optimizer(), jit_compile=jit_compile)
@@ -139,6 +142,9 @@ OPTIMIZERS = {
     "unit": lambda **o: tfb.BlockNormSGD(0.1, norm="std", block="unit", **o),
     "update": lambda **o: tfb.BlockNormSGD(0.1, 0.9, norm="l1", normalize="update", **o),
     "adam": lambda **o: tfb.BlockNormAdam(0.1, norm="rms", **o),
+    "novograd": lambda **o: tfb.NovoGrad(0.1, **o),
+    "lars": lambda **o: tfb.LARS(0.1, trust_coefficient=0.5, **o),
+    "lamb": lambda **o: tfb.LAMB(0.1, **o),
 }
 
 

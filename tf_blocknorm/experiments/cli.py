@@ -13,7 +13,7 @@ def main(argv=None):
     try:
         from rich.console import Console
 
-        from tf_blocknorm.experiments import commands, finding, quadratic
+        from tf_blocknorm.experiments import commands, finding, large_batch, quadratic
     except ImportError as error:
         print(
             f"tf-blocknorm: error: There is no module `{error.name}`: "
@@ -29,6 +29,8 @@ def main(argv=None):
         _complete(arguments)
         if arguments.problem == QUADRATIC:
             return quadratic.run(arguments, argv, console)
+        if arguments.problem == LARGE_BATCH:
+            return large_batch.run(arguments, argv, console)
         command = {"run": commands.run, "sweep": commands.sweep, "find": finding.find}
         return command[arguments.command](arguments, argv, console)
     except ExperimentError as error:
@@ -41,6 +43,9 @@ def main(argv=None):
 # A problem of another kind: a loss without data. Its options are `--seeds`, `--quick`, `--out`.
 QUADRATIC = "quadratic"
 
+# An experiment on a problem, `--network`, at several sizes of the batch.
+LARGE_BATCH = "large-batch"
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
@@ -48,6 +53,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser():
+    from tf_blocknorm.experiments.problems import PROBLEMS
     from tf_blocknorm.experiments.recipes import COMPARED, RECIPES
 
     parser = _Parser(
@@ -70,7 +76,7 @@ def _parser():
             "goes on where it was.",
             allow_abbrev=False,
         )
-        _add_problem(command, *([QUADRATIC] if name == "run" else []))
+        _add_problem(command, *([QUADRATIC, LARGE_BATCH] if name == "run" else []))
         command.add_argument(
             "--methods",
             nargs="+",
@@ -97,6 +103,12 @@ def _parser():
                 help="these, for every method, instead of looking for the best",
             )
         if name == "run":
+            command.add_argument(
+                "--network",
+                choices=PROBLEMS,
+                metavar="PROBLEM",
+                help=f"what `{LARGE_BATCH}` trains: {', '.join(PROBLEMS)} (default: mlp)",
+            )
             command.add_argument(
                 "--learning-rate",
                 type=_rate,
@@ -196,23 +208,28 @@ def _add_find(commands):
 def _complete(arguments):
     """Fill in what depends on the machine and the problem."""
     from tf_blocknorm.experiments.problems import PROBLEMS
-    from tf_blocknorm.experiments.recipes import COMPARED
+    from tf_blocknorm.experiments.recipes import COMPARED, LARGE_BATCH_METHODS
     from tf_blocknorm.experiments.records import cores
 
     arguments.methods = list(dict.fromkeys(arguments.methods))
     given = {"depth": arguments.depth}
     arguments.options = {name: value for name, value in given.items() if value is not None}
-    if arguments.problem == QUADRATIC:
-        foreign = ("depth", "data", "methods", "epochs", "learning_rate", "jobs")  # of `run`
-        unknown = [name for name in foreign if getattr(arguments, name)]
-    else:
-        unknown = [o for o in arguments.options if o not in PROBLEMS[arguments.problem].options]
+    # Of `run`: what other kinds of problem do not take.
+    foreign = {
+        QUADRATIC: ("depth", "data", "methods", "epochs", "learning_rate", "jobs", "network"),
+        LARGE_BATCH: ("learning_rate",),
+    }.get(arguments.problem, ("network",))
+    unknown = [name for name in foreign if getattr(arguments, name, None)]
+    if arguments.problem != QUADRATIC:
+        is_large = arguments.problem == LARGE_BATCH
+        arguments.network = (arguments.network or "mlp") if is_large else arguments.problem
+        network = PROBLEMS[arguments.network]
+        unknown += [option for option in arguments.options if option not in network.options]
+        arguments.data = arguments.data or network.data
+        arguments.methods = arguments.methods or list(LARGE_BATCH_METHODS if is_large else COMPARED)
     for name in unknown:
         option = name.replace("_", "-")
         raise ExperimentError(f"The problem `{arguments.problem}` has no option --{option}.")
-    if arguments.problem != QUADRATIC:
-        arguments.data = arguments.data or PROBLEMS[arguments.problem].data
-    arguments.methods = arguments.methods or list(COMPARED)
     if os.path.exists(arguments.out) and not os.path.isdir(arguments.out):
         raise ExperimentError(f"`--out` must be a folder. Received: out={arguments.out}")
     if arguments.jobs is None:
@@ -231,6 +248,8 @@ def _list(console):
         console.print(f"  {problem.name:20} {problem.summary}", highlight=False)
     summary = "a loss with a known minimum, from six initial rates (`run` alone)"
     console.print(f"  {QUADRATIC:20} {summary}", highlight=False)
+    summary = "a network at several sizes of the batch (`run` alone)"
+    console.print(f"  {LARGE_BATCH:20} {summary}", highlight=False)
     console.print(f"Data\n  {', '.join(NAMES)}, PATH.npz", highlight=False)
     console.print("Methods (tuned learning rates)")
     for name, recipe in RECIPES.items():

@@ -29,7 +29,7 @@ class Session:
         self.problem = PROBLEMS[arguments.problem]
         self.methods, self.source = arguments.methods, arguments.data
         self.data = data.load(arguments.data)
-        self.split, self.runs = split, []
+        self.split, self.runs, self.common = split, [], {}
         self.evaluated = self.data if split == "test" else self.data.without_test()
         default = self.problem.epochs(len(self.evaluated.x_train))
         if arguments.quick:
@@ -40,7 +40,7 @@ class Session:
         self.name = f"{self.problem.name}-{self.data.name}"
 
     def add(self, method, learning_rate):
-        """Plan the runs of a method, one per seed."""
+        """Plan the runs of a method, one per seed, with what is `common` to all from here on."""
         self.runs += [
             runner.Run(
                 self.problem.name,
@@ -51,6 +51,7 @@ class Session:
                 self.epochs,
                 self.options,
                 self.split,
+                **self.common,
             )
             for seed in self.seeds
         ]
@@ -60,7 +61,8 @@ class Session:
         self.console.print(
             f"{self.problem.described(self.options)} on {self.data.name}: "
             f"{len(self.evaluated.x_train)} training and {len(self.evaluated.x_test)} "
-            f"{self.split} examples, batches of {self.problem.batch_size}, "
+            f"{self.split} examples, "
+            f"batches of {self.common.get('batch_size', self.problem.batch_size)}, "
             f"{self.epochs} epochs, {len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}.\n"
             f"{self._schedules()} {self.jobs} run{'s' * (self.jobs > 1)} at a time.",
             highlight=False,
@@ -69,6 +71,11 @@ class Session:
             self.console.print(line, highlight=False)
 
     def _schedules(self):
+        if self.common.get("warmup"):
+            return (
+                f"All methods: learning rate rises over {self.common['warmup']:.0%} of the updates "
+                "and falls along a cosine to 0."
+            )
         own = self._own_schedules()
         others = f", but for {', '.join(own)}, which set it themselves" if own else ""
         return f"All methods: learning rate decays linearly to 0{others}."
@@ -162,7 +169,7 @@ def sweep(arguments, argv, console):
         if arguments.rates:
             _try(session, arguments.rates)
         else:
-            _tune(session)
+            tune(session)
     except KeyboardInterrupt:
         session.interrupted()
         code = 130
@@ -185,7 +192,8 @@ def _try(session, rates):
     session.train()
 
 
-def _tune(session):
+def tune(session):
+    """Train every method at the rates of its grid, and wider while a best one is at an edge."""
     grids = {method: list(RECIPES[method].grid) for method in session.methods}
     session.introduce(
         f"The same number of learning rates for each method ({len(grids[session.methods[0]])}, and "

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from tf_blocknorm.callbacks.colours import FAINT, GRID, INK
 from tf_blocknorm.experiments.problems import PROBLEMS
@@ -71,6 +71,29 @@ def rates(summaries, path, title, subtitle):
     panel.set_xscale("log")
     panel.set_xlabel("learning rate at the start (ring: best)", color=INK)
     panel.set_title(f"{first['split']} {metric}", loc="left", fontsize=10, color=INK)
+    _label(panel, ends)
+    _save(figure, path)
+
+
+def batch_sizes(lines, path, title, subtitle):
+    """Draw accuracy against the size of the batch.
+
+    Args:
+        lines: For each label a dict from the size to a learning rate and an array of accuracies.
+        path: Of the PNG file.
+        title, subtitle: Text above the panel.
+    """
+    figure, (panel,) = _page(1, title, subtitle)
+    ends = []
+    for colour, (label, line) in zip(COLOURS, lines.items(), strict=False):
+        values = [values for _, values in line.values()]
+        _line(panel, list(line), values, colour, marker="o")
+        ends.append((values[-1].mean(), label, "", colour))
+    panel.set_xscale("log", base=2)
+    panel.set_xticks(sorted({size for line in lines.values() for size in line}))
+    panel.xaxis.set_major_formatter(ScalarFormatter())
+    panel.set_xlabel("examples per batch", color=INK)
+    panel.set_title("validation accuracy", loc="left", fontsize=10, color=INK)
     _label(panel, ends)
     _save(figure, path)
 

@@ -30,7 +30,7 @@ def find(arguments, argv, console):
 
     keras.utils.set_random_seed(arguments.seed)
     model = problem.build(dataset.input_shape, dataset.num_classes, **options)
-    batches = Batches(dataset.x_train, dataset.y_train, problem, arguments.seed)
+    batches = Batches(dataset.x_train, dataset.y_train, problem.batch_size, arguments.seed)
     optimizer = recipe.make(arguments.min_learning_rate)
     model.compile(optimizer, loss=problem.loss, jit_compile=False)
 

@@ -39,8 +39,15 @@ class Recipe:
     schedule: str = LINEAR
     shares: Mapping = dataclasses.field(default_factory=dict)
 
-    def make(self, rate, steps=None):
-        """Return the optimizer for a run of so many updates; with a float as rate if None."""
+    def make(self, rate, steps=None, warmup=0.0):
+        """Return the optimizer.
+
+        Args:
+            rate: The learning rate, or what else the recipe calls its rate.
+            steps: Updates of the run; None for an optimizer without a schedule.
+            warmup: The fraction of them in which the learning rate rises from 0; then it falls
+                along a cosine in place of a line.
+        """
         import keras
 
         import tf_blocknorm
@@ -51,10 +58,16 @@ class Recipe:
         if steps is not None:
             arguments |= {name: math.ceil(share * steps) for name, share in self.shares.items()}
         if self.schedule == LINEAR and steps is not None:
-            highest = arguments.get("learning_rate", 1.0)
-            arguments["learning_rate"] = keras.optimizers.schedules.PolynomialDecay(
-                highest, decay_steps=steps, end_learning_rate=0.0
-            )
+            highest, schedules = arguments.get("learning_rate", 1.0), keras.optimizers.schedules
+            rising = math.ceil(warmup * steps)
+            if rising:
+                arguments["learning_rate"] = schedules.CosineDecay(
+                    0.0, max(1, steps - rising), warmup_target=highest, warmup_steps=rising
+                )
+            else:
+                arguments["learning_rate"] = schedules.PolynomialDecay(
+                    highest, decay_steps=steps, end_learning_rate=0.0
+                )
         return cls(**arguments)
 
     def make_callbacks(self):
@@ -115,6 +128,15 @@ RECIPES = {
         "AdaptiveStepSize", target_correlation=-0.015, rate_update=0.5
     ),
     "BarzilaiBorwein": _with_callback("BarzilaiBorwein"),
+    "LARS": Recipe("LARS", {}, "LARS", (0.5, 1.0, 2.0, 5.0, 10.0)),
+    "LAMB": Recipe("LAMB", {"weight_decay": None}, "LAMB", (0.002, 0.005, 0.01, 0.02, 0.05)),
+    "LAMBC": Recipe(
+        "LAMB",
+        {"weight_decay": None, "trust_clip": (0.0, 1.0)},
+        "LAMB, ratio clipped to 1",
+        (0.002, 0.005, 0.01, 0.02, 0.05),
+    ),
+    "NovoGrad": Recipe("NovoGrad", {}, "NovoGrad", (0.001, 0.002, 0.005, 0.01, 0.02)),
     "finder-loss": _with_callback("LearningRateFinder", None, then="train"),
     "finder-loss-1000": _with_callback("LearningRateFinder", None, then="train", steps=1000),
     "finder-correlation": _with_callback(
@@ -122,8 +144,9 @@ RECIPES = {
     ),
 }
 
-# What `run` and `sweep` compare unless told otherwise.
+# What `run` and `sweep` compare, and `run large-batch`, unless told otherwise.
 COMPARED = ("BlockNormSGD", "Adam", "SGD")
+LARGE_BATCH_METHODS = ("SGD", "Adam", "LARS", "LAMB", "LAMBC", "NovoGrad")
 
 # Key: (problem, data). Source: the sweep recorded in results/sweep-PROBLEM-DATA.json.
 TUNED = {

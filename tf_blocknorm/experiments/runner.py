@@ -31,10 +31,13 @@ class Run:
     Attributes:
         problem, method: Names in `PROBLEMS` and `RECIPES`.
         source: What `data.load` takes.
-        split: Evaluated on the `"test"` examples, or on `"validation"` examples taken from the
-            training data.
         learning_rate, seed, epochs: Numbers.
         options: What the problem's `build` takes.
+        split: Evaluated on the `"test"` examples, or on `"validation"` examples taken from the
+            training data.
+        batch_size: Examples per update; None for the problem's own.
+        warmup: The fraction of the updates in which the learning rate rises from 0. If there is
+            one, it falls along a cosine after that.
     """
 
     problem: str
@@ -45,6 +48,8 @@ class Run:
     epochs: int
     options: Mapping[str, int]
     split: str = "test"
+    batch_size: int | None = None
+    warmup: float = 0.0
 
     def settings(self):
         """Return as plain data whatever the numbers depend on, also the versions in use."""
@@ -62,7 +67,7 @@ class Run:
             "callbacks": {name: dict(options) for name, options in recipe.callbacks.items()},
             "schedule": recipe.schedule,
             "shares": dict(recipe.shares),
-            "batch_size": problem.batch_size,
+            "batch_size": self.batch_size or problem.batch_size,
             "versions": records.versions(),
         }
 
@@ -72,6 +77,11 @@ class Run:
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         name = f"{self.method}-{self.learning_rate:g}-seed{self.seed}-{digest}"
         return pathlib.Path(out, f"{self.problem}-{settings['source']}-{self.split}", name)
+
+    def batches(self, dataset):
+        """Return the batches of these data."""
+        size = self.batch_size or PROBLEMS[self.problem].batch_size
+        return Batches(dataset.x_train, dataset.y_train, size, self.seed)
 
 
 def finished(run, out):
@@ -102,8 +112,9 @@ def train(run, out, command="", report=lambda epoch, logs: None):
     keras.utils.clear_session()
     keras.utils.set_random_seed(run.seed)
     model = problem.build(dataset.input_shape, dataset.num_classes, **run.options)
-    batches = Batches(dataset.x_train, dataset.y_train, problem, run.seed)
-    optimizer = RECIPES[run.method].make(run.learning_rate, run.epochs * len(batches))
+    batches = run.batches(dataset)
+    steps = run.epochs * len(batches)
+    optimizer = RECIPES[run.method].make(run.learning_rate, steps, run.warmup)
     callbacks = RECIPES[run.method].make_callbacks()
     model.compile(
         optimizer,
@@ -144,15 +155,17 @@ def _need_every_loss(callbacks):
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches in an order that depends on nothing but the seed and the epoch.
+    """Whole batches in an order that depends on nothing but the seed and the epoch.
 
-    Keras's own shuffling goes on from its last state, which no checkpoint holds.
+    Keras's own shuffling goes on from its last state, which no checkpoint holds. Examples left
+    over, others in each epoch, are not used: BatchNormalization in 30 layers makes a poor gradient
+    of a small batch, and a normalised step is as long as any other.
     """
 
-    def __init__(self, x, y, problem, seed):
+    def __init__(self, x, y, batch_size, seed):
         super().__init__()
-        self.x, self.y, self.seed = x, y, seed
-        self.batch_size, self.count = problem.batch_size, problem.batches(len(x))
+        self.x, self.y, self.seed, self.batch_size = x, y, seed, batch_size
+        self.count = max(1, len(x) // batch_size)
         self.shuffle(epoch=0)
 
     def __len__(self):

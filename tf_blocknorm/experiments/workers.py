@@ -94,6 +94,8 @@ def initialize(messages, threads):
 
     import tensorflow as tf
 
+    # It warns of new traces, of which every run needs its own.
+    tf.get_logger().setLevel("ERROR")
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
 

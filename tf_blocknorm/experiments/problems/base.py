@@ -38,12 +38,4 @@ class Problem:
 
     def epochs(self, examples):
         """Return the number of epochs that make about `updates` updates, but at least 9."""
-        return max(9, self.updates // self.batches(examples))
-
-    def batches(self, examples):
-        """Return the number of whole batches in an epoch.
-
-        Examples left over, others in each epoch, are not used: BatchNormalization in 30 layers
-        makes a poor gradient of a small batch, and a normalised step is as long as any other.
-        """
-        return max(1, examples // self.batch_size)
+        return max(9, self.updates // max(1, examples // self.batch_size))
