@@ -206,8 +206,10 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
             momentum = self._momenta[index]
             total = ops.add(ops.multiply(momentum, self.momentum), update)
             self.assign(momentum, total)
-            ahead = ops.add(ops.multiply(total, self.momentum), update)
-            update = ahead if self.nesterov else total
+            if self.nesterov:
+                update = ops.add(ops.multiply(total, self.momentum), update)
+            else:
+                update = total
         if self.classic_momentum:
             self.assign_sub(variable, ops.multiply(rate, update))
         else:
@@ -224,6 +226,7 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
                 step = ops.multiply(ops.cast(learning_rate, update.dtype), update)
                 self.assign_sub(variable, ops.cast(step, variable.dtype))
         self._keep(members, ratios)
+        self._scratch.ratios = None
 
     def get_config(self):
         names = (

@@ -149,13 +149,13 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
         self.learning_rate_inside = bool(learning_rate_inside)
 
     @classmethod
-    def like(cls, implementation, **arguments_):
+    def like(cls, implementation, **overrides):
         """NovoGrad as another implementation has it, with that one's defaults.
 
         Args:
             implementation: One of `"paper"`, `"openseq2seq"`, `"tensorflow_addons"`, `"nemo"`,
                 `"timm"`, `"optax"`.
-            **arguments_: As for the constructor; they override those defaults.
+            **overrides: As for the constructor; they override those defaults.
 
         Returns:
             A `NovoGrad`.
@@ -166,7 +166,7 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
         0.25
         """
         arguments.choice("implementation", implementation, tuple(_LIKE))
-        return cls(**{**_LIKE[implementation], **arguments_})
+        return cls(**{**_LIKE[implementation], **overrides})
 
     def build(self, variables):
         if self.built:
@@ -230,6 +230,7 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
     def on_updates(self, visits, learning_rate):
         for variable, value in self._scratch.norms:
             self.assign(variable, ops.cast(value, variable.dtype))
+        self._scratch.norms = []
 
     def get_config(self):
         names = (
