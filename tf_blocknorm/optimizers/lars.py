@@ -207,9 +207,8 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
             total = ops.add(ops.multiply(momentum, self.momentum), update)
             self.assign(momentum, total)
             if self.nesterov:
-                update = ops.add(ops.multiply(total, self.momentum), update)
-            else:
-                update = total
+                total = ops.add(ops.multiply(total, self.momentum), update)
+            update = total
         if self.classic_momentum:
             self.assign_sub(variable, ops.multiply(rate, update))
         else:
