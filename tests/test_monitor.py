@@ -327,3 +327,41 @@ def test_plot(tmp_path):
 def test_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         BlockNormMonitor(**arguments)
+
+
+@TENSORFLOW
+def test_a_graph_measures_only_where_something_may_be_due(monkeypatch):
+    """The step without the monitor is another graph; it is the one that takes all other steps."""
+    calls = []
+
+    class Spy(BlockNormMonitor):
+        def _choose_step(self, measures):
+            super()._choose_step(measures)
+            calls.append(self.model.train_function is self._steps[True])
+
+    monitor = Spy(3)
+    traces = []
+    measure = monitor.__class__.__mro__[1].set_model
+
+    def set_model(self, model):
+        measure(self, model)
+        after = self.tap.after_step
+        self.tap.after_step = lambda *args: (traces.append(1), after(*args))[1]
+
+    monkeypatch.setattr(BlockNormMonitor, "set_model", set_model)
+    seen(monitor, rows=problems.rows(8))
+    assert calls == [True, False, False, True, False, False, True, False]
+    assert len(traces) == 1
+    assert_shows(monitor, [1, 4, 7], expected(problems.rows(8), [1, 4, 7]))
+
+
+@TENSORFLOW
+def test_a_step_that_another_callback_has_traced_anew():
+    class Anew(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch in (2, 4):
+                self.model.make_train_function(force=True)
+
+    monitor = BlockNormMonitor(3)
+    seen(monitor, rows=problems.rows(8), callbacks=[Anew()])
+    assert_shows(monitor, [1, 4, 7], expected(problems.rows(8), [1, 4, 7]))

@@ -3,6 +3,7 @@
 import csv
 import os
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -131,6 +132,9 @@ class BlockNormMonitor(TapCallback):
         capacity = -(-self._per_call // every)
         self.tap = Measure(self.norm, self.block, every, capacity)
         super().set_model(model)
+        compiled = model.run_eagerly or model.jit_compile
+        self._has_two_steps = keras.backend.backend() == "tensorflow" and not compiled
+        self._steps = {}
 
     @property
     def records(self):
@@ -152,7 +156,24 @@ class BlockNormMonitor(TapCallback):
         updates = self._known - self._start + self._batches
         if self._batches and updates > self._next_sample():
             self._read()
+            updates = self._known - self._start
         self._batches += self._per_call
+        if self._has_two_steps:
+            self._choose_step(self._next_sample() < updates + self._per_call)
+
+    def _choose_step(self, measures):
+        """Train with the step that measures, or with one that is as fast as without the monitor.
+
+        In a TensorFlow graph the step that measures is the slower one also where nothing is due.
+        Compiled by XLA it is not, and a second compilation would take long.
+        """
+        model = self.model
+        if model.train_function not in self._steps.values():
+            self._steps = {True: model.train_function}
+            model.make_train_function(force=True)
+            self._steps[False] = model.train_function
+        self.tap.paused = not measures  # as the first call of either traces it
+        model.train_function = self._steps[measures]
 
     def on_epoch_end(self, epoch, logs=None):
         self._read()

@@ -49,7 +49,7 @@ def patch(optimizer, outermost, create_state):
         def method(grads, trainable_variables, learning_rate):
             rate = ops.multiply(learning_rate, 1.0)  # a copy, as a tap may change the variable
             seen.gradients = grads
-            taps = list(tapped.taps.values())
+            taps = [tap for tap in tapped.taps.values() if not tap.paused]
             for tap in taps:
                 if not tap.attached:
                     create_state(tap)

@@ -29,6 +29,7 @@ class Tap:
         variables: all variables of the state.
         attached: whether the state is the optimizer's.
         saved: whether the state is saved with the model.
+        paused: whether a step that is traced now is to be without the tap.
         rate_factor: None, or a method that returns what the learning rate of one variable is
             multiplied by: a scalar, a vector for the indices of the variable's last axis, or None
             for 1. It is given the index of the variable in the list that `create` was given.
@@ -41,6 +42,7 @@ class Tap:
     variables = ()
     attached = False
     saved = True
+    paused = False
     rate_factor = None
 
     def create(self, add, variables):
