@@ -285,6 +285,8 @@ def test_a_run_with_callbacks_that_is_killed_and_resumed(method, npz, tmp_path, 
         runner.train(run, tmp_path / "parts", report=die)
     resumed = runner.train(run, tmp_path / "parts")
     assert resumed["val_loss"] == whole["val_loss"]
+    assert resumed["learning_rate"] == run.learning_rate
+    assert ("last_learning_rate" in resumed) == (method != "finder-loss")
 
 
 @pytest.mark.parametrize(("problem", "name"), recipes.TUNED)

@@ -137,9 +137,12 @@ def train(run, out, command="", report=lambda epoch, logs: None):
         verbose=0,
     )
     last = checkpoint.epochs[-1]
+    metrics = {key: value for key, value in last.items() if key not in ("epoch", "seconds")}
+    if "learning_rate" in metrics:  # Callbacks that set it report it. The run's is the first one.
+        metrics["last_learning_rate"] = metrics.pop("learning_rate")
     summary = {
         **run.settings(),
-        **{key: value for key, value in last.items() if key not in ("epoch", "seconds")},
+        **metrics,
         "seconds": round(sum(epoch["seconds"] for epoch in checkpoint.epochs), 2),
         "finished": records.now(),
         "machine": records.machine(),
