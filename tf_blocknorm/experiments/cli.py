@@ -154,8 +154,9 @@ def _add_problem(command, *more):
 
 
 def _add_find(commands):
-    from tf_blocknorm.experiments.recipes import COMPARED
+    from tf_blocknorm.experiments.recipes import RECIPES
 
+    methods = [name for name, r in RECIPES.items() if r.rate == "learning_rate" and not r.callbacks]
     command = commands.add_parser(
         "find",
         help="suggest a learning rate for one method, from one short sweep",
@@ -168,10 +169,10 @@ def _add_find(commands):
     _add_problem(command)
     command.add_argument(
         "--method",
-        choices=COMPARED,
+        choices=methods,
         default="BlockNormSGD",
         metavar="METHOD",
-        help=f"one of: {', '.join(COMPARED)} (default: BlockNormSGD)",
+        help=f"one of: {', '.join(methods)} (default: BlockNormSGD)",
     )
     command.add_argument(
         "--steps",

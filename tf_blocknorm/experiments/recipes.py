@@ -89,17 +89,24 @@ GRID = (0.005, 0.01, 0.02, 0.05, 0.1)
 ANY = (0.01,)
 
 
-def _with_callback(name, rate="learning_rate", **options):
+def _with_callback(name, rate="learning_rate", norm="max", **options):
     """`BlockNormSGD` with a callback that sets its learning rate."""
-    settings = ", ".join(str(value) for key, value in options.items() if key in _TOLD)
-    label = f"BlockNormSGD, {name}{f' ({settings})' if settings else ''}"
-    return Recipe("BlockNormSGD", {"norm": "max"}, label, ANY, {name: options}, rate, OWN)
+    told = [norm] if norm != "max" else []
+    told += [str(value) for key, value in options.items() if key in _TOLD]
+    label = f"BlockNormSGD, {name}" + (f" ({', '.join(told)})" if told else "")
+    return Recipe("BlockNormSGD", {"norm": norm}, label, ANY, {name: options}, rate, OWN)
 
 
 _TOLD = ("signal", "steps")
 
 RECIPES = {
     "BlockNormSGD": Recipe("BlockNormSGD", {"norm": "max"}, "BlockNormSGD, max norm", GRID),
+    "BlockNormSGD-std": Recipe(
+        "BlockNormSGD",
+        {"norm": "std"},
+        "BlockNormSGD, std norm",
+        (0.0005, 0.001, 0.002, 0.005, 0.01),
+    ),
     "Adam": Recipe("Adam", {}, "Adam", GRID),
     "SGD": Recipe("SGD", {"momentum": 0.9}, "SGD, momentum 0.9", GRID),
     "AdaptiveBlockNormSGD": Recipe(
@@ -132,13 +139,14 @@ RECIPES = {
     "LAMB": Recipe("LAMB", {"weight_decay": None}, "LAMB", (0.002, 0.005, 0.01, 0.02, 0.05)),
     "LAMBC": Recipe(
         "LAMB",
-        {"weight_decay": None, "trust_clip": (0.0, 1.0)},
+        {"weight_decay": None, "trust_clip": [0.0, 1.0]},
         "LAMB, ratio clipped to 1",
         (0.002, 0.005, 0.01, 0.02, 0.05),
     ),
     "NovoGrad": Recipe("NovoGrad", {}, "NovoGrad", (0.001, 0.002, 0.005, 0.01, 0.02)),
     "finder-loss": _with_callback("LearningRateFinder", None, then="train"),
     "finder-loss-1000": _with_callback("LearningRateFinder", None, then="train", steps=1000),
+    "finder-std-1000": _with_callback("LearningRateFinder", None, "std", then="train", steps=1000),
     "finder-correlation": _with_callback(
         "LearningRateFinder", None, then="train", signal="correlation"
     ),
