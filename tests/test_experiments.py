@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from tf_blocknorm.experiments import commands, data, figures, recipes, runner, tables
+from tf_blocknorm.experiments import commands, data, figures, recipes, runner, tables, workers
 from tf_blocknorm.experiments.errors import ExperimentError
 from tf_blocknorm.experiments.problems import PROBLEMS
 
@@ -370,3 +370,14 @@ def test_the_cnn_needs_images(shape):
 def test_rates_are_not_made_up():
     with pytest.raises(ExperimentError, match="no tuned rates for `cnn`: give one with --learning"):
         recipes.tuning("cnn", "cifar10", False)
+
+
+def test_processes_begin_anew_after_some_runs(monkeypatch):
+    """TensorFlow does not give the memory of a run back."""
+    pieces = []
+    monkeypatch.setattr(workers, "_train_some", lambda runs, *rest: pieces.append(runs))
+    workers.train_all(list(range(27)), "out", 2, "", None)
+    assert [run for piece in pieces for run in piece] == list(range(27))
+    assert [len(piece) for piece in pieces] == [12, 12, 3]
+    workers.train_all([], "out", 2, "", None)
+    assert len(pieces) == 3

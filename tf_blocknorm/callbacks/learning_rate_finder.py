@@ -36,10 +36,8 @@ class LearningRateFinder(TapCallback):
     where steps begin to overshoot, so that successive gradients oppose one another. With momentum
     this signal is weak. If neither falls, there is no suggestion.
 
-    Which signal? see `results/README.md` of the repository.
-
-    - A place to begin, and mostly below the best rate: the network learns in few updates what a
-      training at lower rates would take longer for.
+    - A place to begin, not the best rate: below it where the network learns much within the sweep,
+      above it where it learns little.
     - Put back bit for bit: all variables of model and optimizer, so also the statistics of
       `BatchNormalization`, the random numbers of `Dropout` (on torch if it has a `seed`), momentum,
       counters, averages. Not the order of the data: the sweep's batches are part of their epoch.
@@ -66,13 +64,12 @@ class LearningRateFinder(TapCallback):
             linear decay to 0 over the epochs given to `fit`. Afterwards the optimizer's learning
             rate is what it was, or the suggestion. Defaults to `"stop"`.
         signal: `"loss"` or `"correlation"`, what decides if it can; the other one is asked if it
-            cannot. Defaults to `"loss"`.
+            cannot. Defaults to `"loss"`, which did better where we compared them.
 
     Attributes:
         suggestion: The rate, or None.
         rule: Why this one, in words.
-        learning_rates, losses, correlations: NumPy arrays, one entry per update. The first
-            correlation is NaN.
+        learning_rates, losses, correlations: NumPy arrays, one entry per update.
 
     Cost: `steps` updates, and reading the loss after each. Memory: during the sweep one copy of the
     gradients of all kernels where the model trains, and one of all variables in NumPy. On
@@ -87,8 +84,7 @@ class LearningRateFinder(TapCallback):
     Differences from fastai's `lr_find` and its ports to Keras: it runs inside the training step,
     and so with XLA, JAX, loss scaling and several devices; it restores more than the weights; the
     loss is that of single batches, not a running mean; the smoothing has no lag; there is the
-    correlation; there is a stated rule. (fastai suggests the steepest point, the valley, or a tenth
-    of the rate of the lowest loss.)
+    correlation; there is a stated rule.
 
     Example:
 
@@ -286,9 +282,8 @@ class LearningRateFinder(TapCallback):
         self._restore()
         self._leave_sweep(model)
         model.reset_metrics()
-        self.suggestion, self.rule = learning_rate_rule.suggest(
-            self.learning_rates, self.losses, self.correlations, self.signal
-        )
+        curves = self.learning_rates, self.losses, self.correlations
+        self.suggestion, self.rule = learning_rate_rule.suggest(*curves, self.signal)
         if self.then == "stop":
             self.tap.begin(np.zeros(self.tap.steps), horizon=0)
             self._restore()

@@ -1,6 +1,7 @@
 """Figures for a page or a paper. Drawn without a display."""
 
 import pathlib
+import re
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -132,16 +133,22 @@ def _line(panel, x, values, colour, **style):
 
 def _label(panel, ends):
     """Write each line's name at its end, far enough apart to be read."""
-    below = -1.0
+    texts = []
     for height, label, remark, colour in sorted(ends):
-        name, _, detail = label.partition(", ")
         last = f"{height:.1%}" if np.isfinite(height) else "diverged"
-        lines = [name, detail, remark or last]
-        lines = [line for line in lines if line]
-        place = max(np.nan_to_num(height), below + 0.03 * len(lines))
-        below = place + 0.03 * len(lines)
+        lines = [*re.split(r", | (?=\()", label), remark or last]
+        texts.append([float(np.nan_to_num(height)), 0.03 * len(lines), "\n".join(lines), colour])
+    edge = -1.0
+    for text in texts:  # upwards, none into the one below it
+        text[0] = max(text[0], edge + text[1])
+        edge = text[0] + text[1]
+    edge = 1.0
+    for text in reversed(texts):  # and back, none above the panel
+        text[0] = min(text[0], edge - text[1])
+        edge = text[0] - text[1]
+    for place, _, text, colour in texts:
         panel.annotate(
-            "\n".join(lines),
+            text,
             xy=(1.03, place),
             xycoords=("axes fraction", "data"),
             va="center",
@@ -156,5 +163,5 @@ def _save(figure, path):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, format="png")
+    figure.savefig(partial, format="png", bbox_inches="tight", pad_inches=0.15)
     partial.replace(path)

@@ -17,6 +17,9 @@ from tf_blocknorm.experiments import records
 from tf_blocknorm.experiments.errors import ExperimentError
 from tf_blocknorm_cli import start_worker
 
+# TensorFlow keeps some hundred megabytes of every run; after so many, processes begin anew.
+RUNS_PER_PROCESS = 6
+
 _messages = None  # In a worker process: the queue to the parent.
 
 
@@ -33,8 +36,13 @@ def train_all(runs, out, jobs, command, progress):
         progress: Has `epoch(run, done, record)`, also called at the start with `done=0` and no
             record, and `finished(run, summary)`.
     """
-    if not runs:
-        return
+    # Not `max_tasks_per_child`, with which the pool can hang (python/cpython#115634).
+    at_once = jobs * RUNS_PER_PROCESS
+    for start in range(0, len(runs), at_once):
+        _train_some(runs[start : start + at_once], out, jobs, command, progress)
+
+
+def _train_some(runs, out, jobs, command, progress):
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
     threads = max(1, records.cores() // jobs)
