@@ -63,8 +63,9 @@ class BlockNormMonitor(TapCallback):
     the number of its first variable. The name becomes one of the statistics.
 
     Memory: `4 * blocks` numbers, times the samples within one `steps_per_execution`; during a
-    measured update a copy of the weights (with XLA and JAX, in every update). Time: see
-    `benchmarks/monitor.py`. Nothing of it is saved with the model. A resumed run's monitor begins
+    measured update a copy of the weights (with XLA and JAX, in every update). Time: that of the
+    measured updates, a few percent more on every update with XLA and JAX, and on a TensorFlow graph
+    a second tracing (`benchmarks/monitor.py`). Nothing of it is saved with the model. A resumed run's monitor begins
     with its first update; with `append=True` the file has the earlier ones, and those twice that
     were made twice.
 
