@@ -65,9 +65,9 @@ class BlockNormMonitor(TapCallback):
     Memory: `4 * blocks` numbers, times the samples within one `steps_per_execution`; during a
     measured update a copy of the weights (with XLA and JAX, in every update). Time: that of the
     measured updates, a few percent more on every update with XLA and JAX, and on a TensorFlow graph
-    a second tracing (`benchmarks/monitor.py`). Nothing of it is saved with the model. A resumed run's monitor begins
-    with its first update; with `append=True` the file has the earlier ones, and those twice that
-    were made twice.
+    a second tracing (`benchmarks/monitor.py`). Nothing of it is saved with the model. A resumed
+    run's monitor begins with its first update; with `append=True` the file has the earlier ones,
+    and those twice that were made twice.
 
     Raises:
         ValueError: for an argument outside its range, and for a model with several optimizers.
