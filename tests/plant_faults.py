@@ -195,8 +195,8 @@ FAULTS = [
     (
         "other noise on every replica",
         BASE,
-        "for visit in visits[::replicas]",
-        "for visit in visits",
+        "if self.noise and noises is None:",
+        "if self.noise:",
         "test_distribution.py -k noise",
     ),
     (

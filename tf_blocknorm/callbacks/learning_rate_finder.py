@@ -69,7 +69,8 @@ class LearningRateFinder(TapCallback):
     Attributes:
         suggestion: The rate, or None.
         rule: Why this one, in words.
-        learning_rates, losses, correlations: NumPy arrays, one entry per update.
+        learning_rates, losses, correlations: NumPy arrays, one entry per update. The first
+            correlation is NaN.
 
     Cost: `steps` updates, and reading the loss after each. Memory: during the sweep one copy of the
     gradients of all kernels where the model trains, and one of all variables in NumPy. On
@@ -84,7 +85,8 @@ class LearningRateFinder(TapCallback):
     Differences from fastai's `lr_find` and its ports to Keras: it runs inside the training step,
     and so with XLA, JAX, loss scaling and several devices; it restores more than the weights; the
     loss is that of single batches, not a running mean; the smoothing has no lag; there is the
-    correlation; there is a stated rule.
+    correlation; there is a stated rule. (fastai suggests the steepest point, the valley, or a tenth
+    of the rate of the lowest loss.)
 
     Example:
 
@@ -177,7 +179,8 @@ class LearningRateFinder(TapCallback):
     def on_train_end(self, logs=None):
         swept = self._phase
         if swept == "stopped":
-            self._restore()  # again, as `fit` has put `use_ema`'s averages in place of the weights
+            # Again, as `fit` has put the averages of `use_ema` in place of the weights.
+            self._kept.restore()
         elif swept == "trained":
             self.model.optimizer.learning_rate = self.suggestion
         super().on_train_end(logs)
@@ -190,8 +193,8 @@ class LearningRateFinder(TapCallback):
     def detach(self):
         """Take the finder out of the training step; in the midst of a sweep, undo the sweep."""
         if self._phase == "sweep":
-            self._restore()
-        self._phase, self._kept = None, []
+            self._kept.restore()
+        self._phase = self._kept = None
         taps.detach(self._measure, self.model)
         super().detach()
 
@@ -258,16 +261,10 @@ class LearningRateFinder(TapCallback):
 
     def _keep(self, model):
         taps_own = {id(v) for tap in (self.tap, self._measure) for v in tap.variables}
-        self._kept = [
-            (copy, learning_rate_finder_tap.read(copy))
-            for variable in (*model.variables, *model.optimizer.variables)
-            if id(variable) not in taps_own
-            for copy in learning_rate_finder_tap.copies(variable)
-        ]
-
-    def _restore(self):
-        for variable, value in self._kept:
-            variable.assign(value)
+        everything = (*model.variables, *model.optimizer.variables)
+        self._kept = learning_rate_finder_tap.Snapshot(
+            [variable for variable in everything if id(variable) not in taps_own]
+        )
 
     def _leave_sweep(self, model):
         taps.detach(self._measure, model)
@@ -279,14 +276,14 @@ class LearningRateFinder(TapCallback):
         self.losses = np.array(self._losses)
         self.correlations = learning_rate_finder_tap.read(self._measure.state["values"])[:count]
         self.correlations[:1] = np.nan  # the first gradient has none before it
-        self._restore()
+        self._kept.restore()
         self._leave_sweep(model)
         model.reset_metrics()
         curves = self.learning_rates, self.losses, self.correlations
         self.suggestion, self.rule = learning_rate_rule.suggest(*curves, self.signal)
         if self.then == "stop":
             self.tap.begin(np.zeros(self.tap.steps), horizon=0)
-            self._restore()
+            self._kept.restore()
             self._phase = "stopped"
             model.stop_training = True
             return
@@ -297,5 +294,5 @@ class LearningRateFinder(TapCallback):
         left = batches * (self.params["epochs"] - self._epoch) - min(batches, batch + 1)
         updates = max(1, self._updates(model, left))
         self.tap.begin(np.full(self.tap.steps, self.suggestion), horizon=updates)
-        self._kept = []
+        self._kept = None
         self._phase = "trained"

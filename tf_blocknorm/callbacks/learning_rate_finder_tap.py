@@ -78,6 +78,18 @@ class Correlations(taps.Tap):
         count.assign(ops.add(count, 1))
 
 
+class Snapshot:
+    """The values of variables, to be put back."""
+
+    def __init__(self, variables):
+        self.values = [(copy, read(copy)) for v in variables for copy in copies(v)]
+
+    def restore(self):
+        """Put the values back."""
+        for variable, value in self.values:
+            variable.assign(value)
+
+
 def read(variable):
     """Return the value as a NumPy array of its own: JAX and torch may show the memory in use."""
     return np.array(ops.convert_to_numpy(variable))

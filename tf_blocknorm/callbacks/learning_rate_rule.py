@@ -21,17 +21,18 @@ def suggest(rates, losses, correlations, signal="loss"):
     if np.isfinite(losses).sum() < LEAST // 2:
         return None, "the loss is not finite at the beginning"
     rules = {
-        "loss": (by_loss(rates, losses), "where the loss has first made two thirds of its fall"),
+        "loss": (by_loss, losses, "where the loss has first made two thirds of its fall"),
         "correlation": (
-            by_correlation(rates, correlations),
+            by_correlation,
+            correlations,
             "where successive gradients begin to oppose one another",
         ),
     }
     first, second = rules.pop(signal), *rules.values()
-    if first[0] is not None:
-        return first
-    if second[0] is not None:
-        return second[0], f"{second[1]}; the {signal} says nothing"
+    for (rule, curve, words), remark in ((first, ""), (second, f"; the {signal} says nothing")):
+        rate = rule(rates, curve)
+        if rate is not None:
+            return rate, words + remark
     return None, "neither the loss nor the correlation of the gradients falls; try higher rates"
 
 

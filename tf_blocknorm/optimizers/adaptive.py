@@ -8,7 +8,7 @@ from keras import initializers, ops
 from tf_blocknorm.optimizers import agreement, arguments
 from tf_blocknorm.optimizers.base import BlockNormalized
 from tf_blocknorm.optimizers.forms import form
-from tf_blocknorm.optimizers.hooks import Visit
+from tf_blocknorm.optimizers.hooks import Visit, split_replicas
 
 
 @form
@@ -259,8 +259,7 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
         super().on_updates(visits, learning_rate)
         if visits:
             # One replica's are enough: the gradients are aggregated, the same on all.
-            replicas = len(visits) // len({visit.index for visit in visits})
-            self._learn(visits[::replicas])
+            self._learn(split_replicas(visits)[0])
 
     def _learn(self, visits):
         """Adapt rates and momenta to the gradients of this step, and remember their directions."""

@@ -11,7 +11,7 @@ from keras import ops
 from tf_blocknorm import norms
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.blockwise import Blockwise
-from tf_blocknorm.optimizers.hooks import Visit
+from tf_blocknorm.optimizers.hooks import Visit, split_replicas
 from tf_blocknorm.optimizers.recorder import RecordsDirection
 
 
@@ -100,15 +100,11 @@ class BlockNormalized(RecordsDirection, Blockwise):
             self._scratch.visits.append(Visit(index, variable, direction, gradient))
 
     def on_updates(self, visits, learning_rate):
-        if not visits:
-            return
-        replicas = len(visits) // len({visit.index for visit in visits})
-        # Drawn once, as every replica has to make the same step.
-        noises = (
-            [self._noise(visit.variable) for visit in visits[::replicas]] if self.noise else None
-        )
-        for replica in range(replicas):
-            self._finish(visits[replica::replicas], noises, learning_rate)
+        noises = None
+        for replica in split_replicas(visits):
+            if self.noise and noises is None:  # Once, as every replica has to make the same step.
+                noises = [self._noise(visit.variable) for visit in replica]
+            self._finish(replica, noises, learning_rate)
 
     def _finish(self, visits, noises, learning_rate):
         variables = [visit.variable for visit in visits]

@@ -130,6 +130,14 @@ class Blockwise(Hooks):
         share = ops.convert_to_tensor(share, numbers.dtype)
         return ops.add(ops.matmul(share, numbers), ops.cast(outside * otherwise, numbers.dtype))
 
+    def _plus_decay(self, direction, variable, factor=1.0):
+        """A direction plus the weights times their decay, and a factor: for `decay_is_inside`."""
+        if not (self.weight_decay and self._use_weight_decay(variable)):
+            return direction
+        weights = ops.cast(variable, direction.dtype)
+        factor = ops.cast(self.weight_decay * factor, direction.dtype)
+        return ops.add(direction, ops.multiply(weights, factor))
+
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
         """Excludes variables from weight decay, before the optimizer is built.
 

@@ -42,6 +42,12 @@ the rule saw.
 """
 
 
+def split_replicas(visits):
+    """The visits of each replica, as a list of lists."""
+    replicas = len(visits) // len({visit.index for visit in visits}) if visits else 0
+    return [visits[replica::replicas] for replica in range(replicas)]
+
+
 class _CommonHooks:
     decay_is_inside = False  # Whether the rule decays the weights itself, in `update_step`.
 

@@ -7,8 +7,8 @@ from keras import ops
 
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.forms import form
-from tf_blocknorm.optimizers.hooks import Visit
-from tf_blocknorm.optimizers.trust import TrustRatio, divide, split_replicas
+from tf_blocknorm.optimizers.hooks import Visit, split_replicas
+from tf_blocknorm.optimizers.trust import TrustRatio
 
 
 @form
@@ -167,7 +167,8 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
                     low, high = self.trust_clip
                     wanted = ops.clip(wanted, low * size, high * size)
                 here = ops.logical_and(ops.not_equal(weight, 0), ops.not_equal(size, 0))
-                ratios.append(ops.where(here, divide(wanted, size), ops.ones_like(size)))
+                ones = ops.ones_like(size)
+                ratios.append(ops.where(here, wanted / ops.where(here, size, ones), ones))
                 result.append(ops.where(here, wanted, size))
             return result
 

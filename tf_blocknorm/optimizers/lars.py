@@ -5,8 +5,8 @@ from keras import ops
 
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.forms import form
-from tf_blocknorm.optimizers.hooks import Visit
-from tf_blocknorm.optimizers.trust import TrustRatio, split_replicas
+from tf_blocknorm.optimizers.hooks import Visit, split_replicas
+from tf_blocknorm.optimizers.trust import TrustRatio
 
 
 @form

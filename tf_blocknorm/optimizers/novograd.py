@@ -213,9 +213,7 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
         rate = ops.cast(learning_rate, variable.dtype)
         momentum = self._momenta[index]
 
-        update = ops.cast(gradient, variable.dtype)
-        if self.weight_decay and self._use_weight_decay(variable):
-            update = ops.add(update, ops.multiply(variable, self.weight_decay))
+        update = self._plus_decay(ops.cast(gradient, variable.dtype), variable)
         if self.grad_averaging:
             share = 1.0 - self.beta_1
             if self.grad_averaging == "after_first":
