@@ -45,7 +45,14 @@ def test_the_order_of_a_step():
     """Clip, decay, normalise, the rule, constraint; then the count goes up."""
     seen = []
 
-    class Spy(tfb.BlockNormSGD):
+    class Rule(keras.optimizers.SGD):
+        def update_step(self, gradient, variable, learning_rate):
+            seen.append(
+                ("rule", np.round(gradient.numpy().tolist(), 6).tolist(), int(self.iterations))
+            )
+            super().update_step(gradient, variable, learning_rate)
+
+    class Spy(tfb.block_normalized(Rule)):
         def _clip_gradients(self, grads):
             seen.append("clip")
             return super()._clip_gradients(grads)
@@ -57,12 +64,6 @@ def test_the_order_of_a_step():
         def on_gradients(self, gradients, variables):
             seen.append(("normalise", gradients[0].numpy().tolist()))
             return super().on_gradients(gradients, variables)
-
-        def update_step(self, gradient, variable, learning_rate):
-            seen.append(
-                ("rule", np.round(gradient.numpy().tolist(), 6).tolist(), int(self.iterations))
-            )
-            super().update_step(gradient, variable, learning_rate)
 
     weight = keras.Variable([3.0, 4.0])
     optimizer = Spy(1.0, clipvalue=4.0, weight_decay=0.0, loss_scale_factor=10.0)

@@ -9,6 +9,7 @@ from keras import ops
 from tf_blocknorm import norms
 from tf_blocknorm.optimizers import taps
 from tf_blocknorm.optimizers.base import BlockNormalized
+from tf_blocknorm.optimizers.blockwise import times
 from tf_blocknorm.optimizers.partition import Partition
 
 
@@ -155,7 +156,7 @@ class Quotient(taps.Tap):
         optimizer, gain = self.optimizer, 1.0
         if isinstance(optimizer, BlockNormalized):
             plain = [ops.convert_to_tensor(g) for g in self.state.gradients]
-            unit = optimizer._unit(plain, list(self.made_for))
+            unit = [times(*pair) for pair in zip(*optimizer._unit(plain, list(self.made_for)))]
             sizes = [_join(norms.sizes(self._blocks(x), "l2")) for x in (plain, unit)]
             gain = sizes[0] / sizes[1]
             if optimizer.normalize == "update":

@@ -27,7 +27,27 @@ whole: a broken gradient never turns into a step that looks healthy. float16 and
 measured and divided in float32; float64 stays float64.
 """
 
-from tf_blocknorm.norms.exact import Block, norm, normalize, of_ones, sizes, unit
+from tf_blocknorm.norms.exact import (
+    Block,
+    inside_xla,
+    norm,
+    normalize,
+    of_ones,
+    sizes,
+    unit,
+    unmultiplied,
+)
 from tf_blocknorm.norms.sizes import get, names
 
-__all__ = ["Block", "get", "names", "norm", "normalize", "of_ones", "sizes", "unit"]
+__all__ = [
+    "Block",
+    "get",
+    "inside_xla",
+    "names",
+    "norm",
+    "normalize",
+    "of_ones",
+    "sizes",
+    "unit",
+    "unmultiplied",
+]

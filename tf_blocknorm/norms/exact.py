@@ -66,11 +66,15 @@ def _in_one_dtype(blocks):
 
 def _join(values):
     """Scalars and vectors as one vector: arithmetic on all norms at once is one small operation."""
+    if all(len(value.shape) == 0 for value in values):
+        return ops.stack(values)
     return ops.concatenate([ops.reshape(value, (-1,)) for value in values])
 
 
 def _split(vector, blocks):
     """The way back: one scalar, or vector of units, per block."""
+    if not any(block.per_unit for block in blocks):
+        return ops.unstack(vector, len(blocks))
     ends = list(itertools.accumulate(math.prod(block.shape) for block in blocks))
     pieces = ops.split(vector, ends[:-1]) if len(ends) > 1 else [vector]
     return [ops.reshape(piece, block.shape) for piece, block in zip(pieces, blocks)]
@@ -87,19 +91,28 @@ def inside_xla():
     return keras.backend.backend() == "jax"
 
 
-def _measure(blocks, norm):
+def _measure(blocks, norm, keep=True):
     """The blocks, each brought by a power of two into the range of safe squares, and their sizes.
 
     The power is 1 for a usual gradient.
 
     Returns:
-        Blocks, a vector of their sizes, and the vector of the powers of two.
+        Blocks (None unless `keep`), a vector of their sizes, and the vector of the powers of two.
     """
     blocks, dtype = _in_one_dtype(blocks)
     limits = _LIMITS[dtype]
 
+    fused = keras.backend.backend() == "tensorflow" and not inside_xla()
+
     def sizes_of(blocks):
-        return _join([norm(block.tensors, block.axis) for block in blocks])
+        if fused:
+            from tf_blocknorm.norms.fused import sizes
+
+            found = sizes(blocks, norm)
+            if found is not None:
+                return found
+        function = get(norm)
+        return _join([function(block.tensors, block.axis) for block in blocks])
 
     def factors_for(sizes):
         # Not `sizes > high`: a NaN may be the overflow of a finite gradient.
@@ -131,17 +144,18 @@ def _measure(blocks, norm):
 
     def look_again():
         again = scaled(factors)
-        return [block.tensors for block in again], sizes_of(again)
+        return kept(again), sizes_of(again)
+
+    def kept(blocks):
+        return [block.tensors for block in blocks] if keep else []
 
     # Not left to a multiplication by 1: it would cost a pass over the gradients, and TensorFlow
     # would merge it with the division into one factor, which is subnormal for entries beyond
     # 2**126.
-    tensors, sizes = ops.cond(
-        ops.all(ops.equal(factors, 1.0)),
-        lambda: ([block.tensors for block in blocks], sizes),
-        look_again,
-    )
-    return [Block(x, block.per_unit) for x, block in zip(tensors, blocks)], sizes, factors
+    usual = ops.all(ops.equal(factors, 1.0))
+    tensors, sizes = ops.cond(usual, lambda: (kept(blocks), sizes), look_again)
+    scaled_blocks = [Block(x, block.per_unit) for x, block in zip(tensors, blocks)]
+    return scaled_blocks or None, sizes, factors
 
 
 def of_ones(norm, block):
@@ -160,8 +174,9 @@ def sizes(blocks, norm):
     Returns:
         A list of scalars, or of vectors with one entry per unit, in float32 at least.
     """
-    scaled, sizes, factors = _measure(blocks, get(norm))
-    return _split(ops.divide(sizes, factors), scaled)
+    # A weight that is read must not stay alive: its update would be made in a copy.
+    _, sizes, factors = _measure(blocks, norm, keep=False)
+    return _split(ops.divide(sizes, factors), blocks)
 
 
 def normalize(blocks, norm, epsilon=0.0, lengths=None):
@@ -179,7 +194,22 @@ def normalize(blocks, norm, epsilon=0.0, lengths=None):
     Returns:
         The tensors of each block in float32 at least: a list of lists.
     """
-    scaled, sizes, factors = _measure(blocks, get(norm))
+    scaled, inverses = unmultiplied(blocks, norm, epsilon, lengths)
+    return [
+        block.map(lambda x, inverse=inverse: ops.multiply(x, inverse)).tensors
+        for block, inverse in zip(scaled, inverses)
+    ]
+
+
+def unmultiplied(blocks, norm, epsilon=0.0, lengths=None):
+    """`normalize` but for its last multiplication, which an update may do on the way.
+
+    Returns:
+        The blocks in float32 at least, each brought by a power of two into the range of safe
+        squares, and for each what it is to be multiplied by: a scalar, or a vector with one entry
+        per unit.
+    """
+    scaled, sizes, factors = _measure(blocks, norm)
     if callable(lengths):
         lengths = lengths(_split(ops.divide(sizes, factors), scaled))
     zero = ops.equal(sizes, 0)
@@ -189,10 +219,7 @@ def normalize(blocks, norm, epsilon=0.0, lengths=None):
     # A zero block has no direction and stays zero; one with an infinity is no longer a number.
     inverses = ops.where(zero, ops.zeros_like(inverses), inverses)
     inverses = ops.where(ops.isfinite(sizes), inverses, float("nan"))
-    return [
-        block.map(lambda x, inverse=inverse: ops.multiply(x, inverse)).tensors
-        for block, inverse in zip(scaled, _split(inverses, scaled))
-    ]
+    return scaled, _split(inverses, scaled)
 
 
 def norm(x, norm="l2"):

@@ -10,8 +10,9 @@ from keras import ops
 
 from tf_blocknorm import norms
 from tf_blocknorm.optimizers import arguments
-from tf_blocknorm.optimizers.blockwise import Blockwise
+from tf_blocknorm.optimizers.blockwise import Blockwise, times
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
+from tf_blocknorm.optimizers.kernels import FUSED
 from tf_blocknorm.optimizers.recorder import RecordsDirection
 
 
@@ -84,20 +85,26 @@ class BlockNormalized(RecordsDirection, Blockwise):
     def on_gradients(self, gradients, variables):
         if self.normalize == "update":
             return gradients
-        return self._unit(gradients, variables)
+        return self._leave_factors(*self._unit(gradients, variables), variables)
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        if self._partition.names[index] is None:
-            super().update_step(gradient, variable, learning_rate)
-            return
-        direction = None
-        if self.normalize == "update":
+        inside, direction = self._partition.names[index] is not None, None
+        if inside and self.normalize == "update":
             direction = self.direction(gradient, variable)
         else:
-            super().update_step(gradient, variable, learning_rate)
-        if direction is not None or self.noise:
+            self._wrapped_step(index, gradient, variable, learning_rate)
+        if inside and (direction is not None or self.noise):
             self._scratch.visits.append(Visit(index, variable, direction, gradient))
+
+    def _wrapped_step(self, index, gradient, variable, learning_rate):
+        factor = self._scratch.factors.get(index)
+        if self._fits(variable, gradient, learning_rate):
+            kernel = FUSED.KERAS_RULES.get(super().update_step.__func__)
+            if kernel:
+                kernel(self, index, gradient, factor, variable, learning_rate)
+                return
+        super().update_step(times(gradient, factor), variable, learning_rate)
 
     def on_updates(self, visits, learning_rate):
         noises = None
@@ -109,14 +116,16 @@ class BlockNormalized(RecordsDirection, Blockwise):
     def _finish(self, visits, noises, learning_rate):
         variables = [visit.variable for visit in visits]
         directions = [visit.direction for visit in visits]
+        factors = [None] * len(visits)
         if self.normalize == "update":
-            directions = self._unit(directions, variables)
+            directions, factors = self._unit(directions, variables)
         if self.noise:
             noises = self._at_scale(noises, variables)
-            directions = [n if d is None else ops.add(d, n) for d, n in zip(directions, noises)]
-        for variable, direction in zip(variables, directions):
-            step = ops.multiply(ops.cast(learning_rate, direction.dtype), direction)
-            self.assign_sub(variable, ops.cast(step, variable.dtype))
+            triples = zip(directions, factors, noises)
+            directions = [n if d is None else ops.add(times(d, f), n) for d, f, n in triples]
+            factors = [None] * len(visits)
+        for variable, direction, factor in zip(variables, directions, factors):
+            self._move(variable, direction, learning_rate, factor)
 
     def _lengths(self, variables, groups):
         """The norms that the blocks are to have; None for 1."""
@@ -127,10 +136,10 @@ class BlockNormalized(RecordsDirection, Blockwise):
         return [ops.maximum(n, f) for n, f in zip(norms.sizes(weights, self.norm), floors)]
 
     def _unit(self, tensors, variables):
-        """The tensors with every block at its length; what is in no block as it came."""
+        """Tensors, and the factors that bring every block to its length."""
         groups = list(self._members(variables).values())
         lengths = self._lengths(variables, groups) if groups else None
-        return self._at_lengths(tensors, groups, lengths, self.norm_epsilon)
+        return self._unmultiplied(tensors, groups, lengths, self.norm_epsilon)
 
     def _noise(self, variable):
         noise = self.draw(self.noise_distribution, tuple(variable.shape))

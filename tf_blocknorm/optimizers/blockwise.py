@@ -9,6 +9,7 @@ from keras import ops
 from tf_blocknorm import blocks, norms, saving
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.hooks import Hooks
+from tf_blocknorm.optimizers.kernels import FUSED
 from tf_blocknorm.optimizers.partition import Partition
 
 
@@ -94,18 +95,48 @@ class Blockwise(Hooks):
         """The norms of the weights, block by block."""
         return norms.sizes(self._partition.make(variables, groups), self.norm)
 
-    def _at_lengths(self, tensors, groups, lengths, epsilon=0.0):
-        """The tensors with every block at its length; what is in no block as it came.
+    def _unmultiplied(self, tensors, groups, lengths, epsilon=0.0):
+        """Tensors, and what each is to be multiplied by to bring every block to its length.
 
-        `lengths`: see `norms.normalize`.
+        `lengths`: see `norms.normalize`. What is in no block comes as it is, with None.
         """
-        tensors = list(tensors)
+        tensors, factors = list(tensors), [None] * len(tensors)
         if groups:
             made = self._partition.make(tensors, groups)
-            for group, unit in zip(groups, norms.normalize(made, self.norm, epsilon, lengths)):
-                for position, tensor in zip(group, unit):
-                    tensors[position] = tensor
+            made, inverses = norms.unmultiplied(made, self.norm, epsilon, lengths)
+            for group, block, inverse in zip(groups, made, inverses):
+                for position, tensor in zip(group, block.tensors):
+                    tensors[position], factors[position] = tensor, inverse
+        return tensors, factors
+
+    def _leave_factors(self, tensors, factors, variables):
+        """What `on_gradients` returns: multiplied here, or by the fused update of the variable."""
+        if not self._scratch.fused:
+            return [times(tensor, factor) for tensor, factor in zip(tensors, factors)]
+        self._scratch.factors = {
+            self._get_variable_index(v): f for v, f in zip(variables, factors) if f is not None
+        }
         return tensors
+
+    def _fits(self, variable, tensor, *scalars):
+        """Whether a fused operation can update this variable in this step."""
+        return self._scratch.fused and FUSED.fits(variable, tensor, *scalars)
+
+    def _move(self, variable, direction, learning_rate, factor=None):
+        """The variable minus learning rate times factor times direction."""
+        if self._fits(variable, direction, learning_rate):
+            FUSED.descend(variable, direction, learning_rate, factor)
+            return
+        direction = times(direction, factor)
+        step = ops.multiply(ops.cast(learning_rate, direction.dtype), direction)
+        self.assign_sub(variable, ops.cast(step, variable.dtype))
+
+    def powers(self, betas, dtype):
+        """Betas to the power of the number of this step, once for all variables of a step."""
+        if self._scratch.powers is None:
+            step = ops.cast(self.iterations + 1, dtype)
+            self._scratch.powers = [ops.power(ops.cast(beta, dtype), step) for beta in betas]
+        return self._scratch.powers
 
     def _add_numbers(self, name, value=0.0):
         """A slot with one number per block, in the dtype that blocks are measured in."""
@@ -190,3 +221,8 @@ class Blockwise(Hooks):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects)
         return super().from_config(config, custom_objects)
+
+
+def times(tensor, factor):
+    """The tensor times a factor, which may be None."""
+    return tensor if factor is None else ops.multiply(tensor, factor)

@@ -21,6 +21,8 @@ import types
 
 import keras
 
+from tf_blocknorm import norms
+
 PRIVATE = (
     "_apply_weight_decay",
     "_backend_update_step",
@@ -54,8 +56,11 @@ class _CommonHooks:
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         # What lives no longer than a trace. In a namespace, as TensorFlow would try to write a bare
-        # list or dict into checkpoints.
-        self._scratch = types.SimpleNamespace(visits=[], watched=None, compiled={})
+        # list or dict into checkpoints. `fused`: whether this step may use fused operations;
+        # `factors`: what gradients are still to be multiplied by.
+        self._scratch = types.SimpleNamespace(
+            visits=[], watched=None, compiled={}, fused=False, factors={}, powers=None
+        )
 
     def on_gradients(self, gradients, variables):
         """What the wrapped rule is to see in place of the gradients."""
@@ -127,6 +132,18 @@ class TensorFlowHooks(_CommonHooks):
             )
         super().build(variables)
 
+    def _apply_weight_decay(self, variables):
+        import tensorflow as tf
+
+        if self.decay_is_inside or self.weight_decay is None or tf.distribute.has_strategy():
+            super()._apply_weight_decay(variables)
+            return
+        for variable in variables:
+            if self._use_weight_decay(variable):  # in one pass; Keras takes three
+                rate = tf.cast(self.learning_rate, variable.dtype)
+                kept = 1.0 - rate * tf.cast(self.weight_decay, variable.dtype)
+                self.assign(variable, variable * kept)
+
     def draw(self, distribution, shape):
         import tensorflow as tf
 
@@ -171,18 +188,34 @@ class TensorFlowHooks(_CommonHooks):
         return grads
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
-        gradients, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars))
+        import tensorflow as tf
+
+        if tf.distribute.has_strategy():
+            grads_and_vars = super()._all_reduce_sum_gradients(grads_and_vars)
+        gradients, variables = zip(*grads_and_vars)
         gradients = super()._clip_gradients(list(gradients))
         return list(zip(self.on_gradients(gradients, variables), variables))
 
     def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
+        import tensorflow as tf
+
         with self._collected_visits() as visits:
-            super()._distributed_tf_update_step(distribution, grads_and_vars, learning_rate)
+            if tf.distribute.has_strategy():
+                super()._distributed_tf_update_step(distribution, grads_and_vars, learning_rate)
+            else:  # Keras's detour over replicas takes long to trace.
+                for gradient, variable in grads_and_vars:
+                    self.update_step(gradient, variable, learning_rate)
         # That of a schedule was computed by every replica, the same by all.
         self.on_updates(visits, distribution.experimental_local_results(learning_rate)[0])
 
     def whole_step(self, grads, trainable_variables, learning_rate):
-        super()._backend_update_step(grads, trainable_variables, learning_rate)
+        import tensorflow as tf
+
+        self._scratch.fused = not (tf.distribute.has_strategy() or norms.inside_xla())
+        try:
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+        finally:
+            self._scratch.fused, self._scratch.factors, self._scratch.powers = False, {}, None
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         if not self.jit_compile:

@@ -148,15 +148,14 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
             variables = [visit.variable for visit in replica]
             steps = [visit.direction for visit in replica]
             members = self._members(variables)
-            ratios, steps = self._trusted(steps, variables, members)
-            for variable, step in zip(variables, steps):
-                step = ops.multiply(ops.cast(learning_rate, step.dtype), step)
-                self.assign_sub(variable, ops.cast(step, variable.dtype))
+            steps, factors, ratios = self._trusted(steps, variables, members)
+            for variable, step, factor in zip(variables, steps, factors):
+                self._move(variable, step, learning_rate, factor)
         if visits:
             self._keep(members, ratios)
 
     def _trusted(self, steps, variables, members):
-        """The trust ratios of the blocks, and the steps times these ratios."""
+        """The steps, the factors that make them theirs times trust ratios, and these ratios."""
         groups, ratios = list(members.values()), []
 
         def lengths(sizes):
@@ -172,7 +171,7 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
                 result.append(ops.where(here, wanted, size))
             return result
 
-        return ratios, self._at_lengths(steps, groups, lengths)
+        return *self._unmultiplied(steps, groups, lengths), ratios
 
     def get_config(self):
         names = ("beta_1", "beta_2", "epsilon", "trust_clip", "phi_bounds", "bias_correction")

@@ -4,8 +4,10 @@ import keras
 from keras import ops
 
 from tf_blocknorm.optimizers import arguments
+from tf_blocknorm.optimizers.blockwise import times
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
+from tf_blocknorm.optimizers.kernels import FUSED
 from tf_blocknorm.optimizers.trust import TrustRatio
 
 
@@ -149,23 +151,27 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
         if not self.classic_momentum:
             return gradients
         members = self._members(variables)
-        scaled, ratios = self._trusted(gradients, variables, members)
+        gradients, factors, ratios = self._trusted(gradients, variables, members)
         self._scratch.ratios = (members, ratios)
-        if self.joint_norm:
-            return scaled
-        factors = [1.0] * len(variables)
-        for group, ratio in zip(members.values(), ratios):
-            for position in group:
-                factors[position] = ratio
-        return self._decayed(scaled, variables, factors)
+        if not self.joint_norm and self.weight_decay:
+            shares = [None] * len(variables)
+            for group, ratio in zip(members.values(), ratios):
+                for position in group:
+                    shares[position] = ratio
+            gradients = [times(g, f) for g, f in zip(gradients, factors)]
+            return self._decayed(gradients, variables, shares)
+        return self._leave_factors(gradients, factors, variables)
 
     def _decayed(self, gradients, variables, factors=None):
-        factors = factors or [1.0] * len(variables)
+        factors = factors or [None] * len(variables)
         triples = zip(gradients, variables, factors)
-        return [self._plus_decay(ops.convert_to_tensor(g), v, f) for g, v, f in triples]
+        return [
+            self._plus_decay(ops.convert_to_tensor(g), v, 1.0 if f is None else f)
+            for g, v, f in triples
+        ]
 
     def _trusted(self, tensors, variables, members):
-        """The tensors times the trust ratios of their blocks, and these ratios."""
+        """Tensors, the factors that make them theirs times trust ratios, and the blocks' ratios."""
         groups, ratios = list(members.values()), []
         rate = self.learning_rate if self.larc else None
 
@@ -189,7 +195,7 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
                 result.append(ops.where(here, length, size))
             return result
 
-        return self._at_lengths(tensors, groups, lengths), ratios
+        return *self._unmultiplied(tensors, groups, lengths), ratios
 
     def _decay_in_norm(self, variables):
         if not self.weight_decay or self.joint_norm or not self.classic_momentum:
@@ -198,19 +204,24 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
+        factor = self._scratch.factors.get(index)
         rate = ops.cast(learning_rate, variable.dtype)
-        update = ops.cast(gradient, variable.dtype)
-        if self.learning_rate_inside and self.classic_momentum:
+        slot, inside = self._momenta[index], self.learning_rate_inside and self.classic_momentum
+        if slot is not None and inside and self._fits(variable, gradient, rate, factor):
+            FUSED.velocity(variable, slot, gradient, self.momentum, rate, factor, self.nesterov)
+            return
+        update = ops.cast(times(gradient, factor), variable.dtype)
+        if inside:
             update, rate = ops.multiply(update, rate), ops.ones_like(rate)
-        if self.momentum:
-            momentum = self._momenta[index]
-            total = ops.add(ops.multiply(momentum, self.momentum), update)
-            self.assign(momentum, total)
+        if slot is not None:
+            velocity = ops.subtract(ops.multiply(slot, self.momentum), update)
+            self.assign(slot, velocity)
             if self.nesterov:
-                total = ops.add(ops.multiply(total, self.momentum), update)
-            update = total
+                update = ops.subtract(update, ops.multiply(velocity, self.momentum))
+            else:
+                update = ops.negative(velocity)
         if self.classic_momentum:
-            self.assign_sub(variable, ops.multiply(rate, update))
+            self._move(variable, update, rate)
         else:
             self._scratch.visits.append(Visit(index, variable, update, gradient))
 
@@ -220,10 +231,9 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
             variables = [visit.variable for visit in replica]
             members = self._members(variables)
             updates = [visit.direction for visit in replica]
-            updates, ratios = self._trusted(updates, variables, members)
-            for variable, update in zip(variables, updates):
-                step = ops.multiply(ops.cast(learning_rate, update.dtype), update)
-                self.assign_sub(variable, ops.cast(step, variable.dtype))
+            updates, factors, ratios = self._trusted(updates, variables, members)
+            for variable, update, factor in zip(variables, updates, factors):
+                self._move(variable, update, learning_rate, factor)
         self._keep(members, ratios)
         self._scratch.ratios = None
 

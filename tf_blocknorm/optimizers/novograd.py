@@ -4,8 +4,9 @@ import keras
 from keras import ops
 
 from tf_blocknorm.optimizers import arguments
-from tf_blocknorm.optimizers.blockwise import Blockwise
+from tf_blocknorm.optimizers.blockwise import Blockwise, times
 from tf_blocknorm.optimizers.forms import form
+from tf_blocknorm.optimizers.kernels import FUSED
 
 # What `NovoGrad.like` knows: the arguments that make it another implementation.
 _LIKE = {
@@ -206,21 +207,30 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
             return [ratio[place] for place in places]
 
         self._scratch.norms = []
-        return self._at_lengths(gradients, list(members.values()), lengths)
+        pairs = self._unmultiplied(gradients, list(members.values()), lengths)
+        return self._leave_factors(*pairs, variables)
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
+        factor = self._scratch.factors.get(index)
         rate = ops.cast(learning_rate, variable.dtype)
         momentum = self._momenta[index]
 
-        update = self._plus_decay(ops.cast(gradient, variable.dtype), variable)
+        scale = None
         if self.grad_averaging:
-            share = 1.0 - self.beta_1
+            scale = 1.0 - self.beta_1
             if self.grad_averaging == "after_first":
-                share = ops.where(ops.equal(self.iterations, 0), 1.0, share)
-            update = ops.multiply(update, ops.cast(share, variable.dtype))
+                scale = ops.where(ops.equal(self.iterations, 0), 1.0, scale)
+            scale = ops.cast(scale, variable.dtype)
         if self.learning_rate_inside:
-            update, rate = ops.multiply(update, rate), ops.ones_like(rate)
+            scale, rate = times(rate, scale), ops.ones_like(rate)
+        if scale is not None:
+            factor = times(scale, factor)
+        update = ops.cast(times(gradient, factor), variable.dtype)
+        update = self._plus_decay(update, variable, 1.0 if scale is None else scale)
+        if self._fits(variable, update, rate):
+            FUSED.heavy_ball(variable, momentum, update, self.beta_1, rate)
+            return
         update = ops.add(ops.multiply(momentum, self.beta_1), update)
         self.assign(momentum, update)
         self.assign_sub(variable, ops.multiply(rate, update))

@@ -1,0 +1,15 @@
+"""How an update is carried out fast. Nothing else knows the operations of a backend.
+
+`FUSED` is the module with the fused operations of the backend that Keras runs on, or None: on JAX
+the compiler fuses the rules as they are written. Whether a step can use them is for the hooks to
+say (`_scratch.fused`), whether a variable can, for `fits`.
+"""
+
+import keras
+
+if keras.backend.backend() == "tensorflow":
+    from tf_blocknorm.optimizers.kernels import tensorflow
+
+    FUSED = tensorflow
+else:
+    FUSED = None
