@@ -3,12 +3,16 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
+from tf_blocknorm.optimizers.kernels import FUSED
 from tf_blocknorm.optimizers.trust import TrustRatio
+
+_LANES = 2  # workspaces that fused updates take turns with
 
 
 @form
@@ -117,6 +121,7 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
         self.trust_clip = arguments.bounds("trust_clip", trust_clip)
         self.phi_bounds = arguments.bounds("phi_bounds", phi_bounds)
         self.bias_correction = bool(bias_correction)
+        self._scratch.workspaces, self._scratch.corrections = {}, None
 
     def build(self, variables):
         if self.built:
@@ -129,14 +134,41 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
         index = self._get_variable_index(variable)
         m, v = self._momenta[index], self._velocities[index]
         g = ops.cast(gradient, variable.dtype)
-
-        self.assign(m, ops.add(m * self.beta_1, g * (1.0 - self.beta_1)))
-        self.assign(v, ops.add(v * self.beta_2, ops.square(g) * (1.0 - self.beta_2)))
-        m, v = ops.convert_to_tensor(m), ops.convert_to_tensor(v)
-        if self.bias_correction:
-            m, v = m / self._correction(self.beta_1, m), v / self._correction(self.beta_2, v)
-        step = self._plus_decay(m / (ops.sqrt(v) + self.epsilon), variable)
+        if self._fits(variable, g):
+            step = self._fused_direction(index, g, variable)
+        else:
+            self.assign(m, ops.add(m * self.beta_1, g * (1.0 - self.beta_1)))
+            self.assign(v, ops.add(v * self.beta_2, ops.square(g) * (1.0 - self.beta_2)))
+            m, v = ops.convert_to_tensor(m), ops.convert_to_tensor(v)
+            if self.bias_correction:
+                m, v = m / self._correction(self.beta_1, m), v / self._correction(self.beta_2, v)
+            step = self._plus_decay(m / (ops.sqrt(v) + self.epsilon), variable)
         self._scratch.visits.append(Visit(index, variable, step, gradient))
+
+    def _fused_direction(self, index, g, variable):
+        dtype = keras.backend.standardize_dtype(g.dtype)
+        start = None
+        if self.weight_decay and self._use_weight_decay(variable):
+            start = ops.multiply(variable, ops.cast(self.weight_decay, dtype))
+        # As the operation sees them, so that averages and corrections belong together.
+        betas = [float(np.asarray(beta, dtype)) for beta in (self.beta_1, self.beta_2)]
+        if self._scratch.corrections is None:
+            one = ops.ones((), dtype)
+            correction = self._correction if self.bias_correction else lambda *_: one
+            self._scratch.corrections = [correction(beta, g) for beta in betas]
+        workspaces, lane = self._scratch.workspaces, (dtype, index % _LANES)
+        if lane not in workspaces:
+            workspaces[lane] = FUSED.workspace(dtype)
+        return FUSED.adam_direction(
+            workspaces[lane],
+            self._momenta[index],
+            self._velocities[index],
+            g,
+            *betas,
+            self.epsilon,
+            self._scratch.corrections,
+            start,
+        )
 
     def _correction(self, beta, like):
         """1 - beta ** t, exact also where that is small."""
@@ -153,6 +185,7 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
                 self._move(variable, step, learning_rate, factor)
         if visits:
             self._keep(members, ratios)
+        self._scratch.corrections = None
 
     def _trusted(self, steps, variables, members):
         """The steps, the factors that make them theirs times trust ratios, and these ratios."""

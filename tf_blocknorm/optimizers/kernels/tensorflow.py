@@ -65,7 +65,7 @@ def heavy_ball(variable, slot, update, momentum, rate, nesterov=False):
     )
 
 
-def adam(variable, m, v, gradient, beta_1, beta_2, epsilon, rate, powers, v_hat=None):
+def adam(variable, m, v, gradient, beta_1, beta_2, epsilon, rate, powers=(0.0, 0.0), v_hat=None):
     """Adam as Keras has it; `powers` are those of the betas, 0 for no bias correction."""
     arguments = {
         "var": variable.handle,
@@ -83,6 +83,26 @@ def adam(variable, m, v, gradient, beta_1, beta_2, epsilon, rate, powers, v_hat=
         tf.raw_ops.ResourceApplyAdam(**arguments)
     else:
         tf.raw_ops.ResourceApplyAdamWithAmsgrad(vhat=v_hat.handle, **arguments)
+
+
+def adam_direction(workspace, m, v, gradient, beta_1, beta_2, epsilon, corrections, start=None):
+    """What Adam would subtract at learning rate 1, plus `start`; its averages are updated.
+
+    `workspace` is a variable of that operation's own; `corrections` are what the averages are
+    divided by.
+    """
+    if start is None:  # not `tf.zeros`: TensorFlow folds constants out of their order
+        start = tf.raw_ops.Empty(shape=gradient.shape, dtype=gradient.dtype, init=True)
+    workspace.assign(start)
+    root = tf.sqrt(corrections[1])
+    adam(workspace, m, v, gradient, beta_1, beta_2, epsilon * root, -root / corrections[0])
+    return tf.ensure_shape(workspace.read_value(), gradient.shape)
+
+
+def workspace(dtype):
+    """A variable of any shape."""
+    with tf.init_scope():
+        return tf.Variable(tf.zeros([0], dtype), shape=tf.TensorShape(None), trainable=False)
 
 
 def _keras_sgd(optimizer, index, gradient, factor, variable, rate):
