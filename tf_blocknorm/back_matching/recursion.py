@@ -88,14 +88,15 @@ def _forward(graph, inputs, options):
         tensors = dict(zip(graph.inputs, graph.arguments(inputs)))
     trained = set()  # tensors that a trainable variable has a part in
     for k, use in enumerate(graph.uses):
+        own = getattr(use.layer, "trainable_variables", [])
+        below = trained.intersection(use.inputs)
         given, recorded = None, []
         if tensors is not None:
             given = [tensors[n] for n in use.inputs]
-            with recorded_activation(use.layer) as recorded:
+            has_rule = (own or below) and rule_of(use.layer)
+            with recorded_activation(use.layer if has_rule else None) as recorded:
                 made = map(ops.stop_gradient, _outputs(use, given))
             tensors.update(zip(use.outputs, made, strict=True))
-        own = getattr(use.layer, "trainable_variables", [])
-        below = trained.intersection(use.inputs)
         if own or below:
             trained.update(use.outputs)
             is_output = use.outputs[0] in graph.outputs and use.outputs[0] not in consumed
