@@ -365,6 +365,16 @@ def test_layer_normalization(axis):
     assert found[id(norm.gamma)] == found[id(norm.beta)] == (1.0 if axis == [1, 2] else 5.0)
 
 
+def test_nothing_is_dropped_and_no_seed_is_used():
+    drop = layers.Dropout(0.5, seed=3)
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4), drop, layers.Dense(3)])
+    before = ops.convert_to_numpy(drop.seed_generator.state)
+    found = [c for _, c in curvatures(model, np.ones((50, 4)))]
+    outputs = ops.convert_to_numpy(model.layers[0](np.ones((1, 4), "float32")))
+    assert found[2] == pytest.approx(np.mean(outputs**2), rel=1e-6)
+    np.testing.assert_array_equal(before, ops.convert_to_numpy(drop.seed_generator.state))
+
+
 def test_embedding():
     tokens = np.array([[1, 1, 2], [2, 2, 2], [4, 1, 1]])
     chain = [layers.Embedding(9, 4), layers.Flatten(), layers.Dense(2)]
