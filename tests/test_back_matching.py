@@ -178,6 +178,20 @@ def test_mirrored_strategy_equals_one_device(row, strategy):
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="about keras.distribution")
+@pytest.mark.parametrize("row", ["measured", "options"])
+def test_data_parallel_on_two_devices(row):
+    devices = keras.distribution.list_devices()
+    assert len(devices) == 2
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+    try:
+        optimizer, callback = make(row)
+        actual = fit(network(optimizer, jit_compile=True), callback, batch=2)
+    finally:
+        keras.distribution.set_distribution(None)
+    assert_equal(actual, expected(row, batch=2)[0])
+
+
 @TENSORFLOW
 def test_one_trace_for_all_refreshes():
     traces = []

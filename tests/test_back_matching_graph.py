@@ -1,5 +1,7 @@
 """The walk over the graph: what adds up, what is invariant, what is refused."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -50,6 +52,29 @@ def test_the_exact_trace_of_a_residual_block_is_near():
     branch.kernel.assign(kernel)
     exact = ((np.eye(size) + kernel) ** 2).sum() / size
     assert first_bias(model) == pytest.approx(exact, rel=0.03)
+
+
+def test_the_exact_trace_of_a_relu_network_is_near():
+    """Of the Gauss-Newton matrix by each hidden tensor, the mean over 200 samples."""
+    sizes, draw = (30, 80, 50, 60, 10), rng()
+    hidden = [layers.Dense(n, activation="relu") for n in sizes[1:-1]]
+    model = keras.Sequential([keras.Input((30,)), *hidden, layers.Dense(10)])
+    weights = [draw.normal(0, np.sqrt(2 / n), (n, m)) for n, m in itertools.pairwise(sizes)]
+    for layer, kernel in zip(model.layers, weights):
+        layer.kernel.assign(kernel)
+    x = draw.normal(size=(200, 30))
+    biases = [c for v, c in curvatures(model, x) if v.name == "bias"]
+    masks, z = [], x
+    for kernel in weights[:-1]:
+        z = z @ kernel
+        masks.append(z > 0)
+        z = np.maximum(z, 0.0)
+    jacobians = np.broadcast_to(weights[-1], (200, *weights[-1].shape))
+    for k in (2, 1, 0):
+        jacobians = masks[k][:, :, None] * jacobians
+        exact = np.mean(np.square(jacobians).sum(axis=(1, 2))) / sizes[k + 1]
+        assert biases[k] == pytest.approx(exact, rel=0.1)
+        jacobians = weights[k] @ jacobians
 
 
 def test_projection_and_fan_out():
