@@ -286,6 +286,15 @@ def first_bias_of(found):
     return next(c for v, c in found if v.path.endswith("first/bias"))
 
 
+def test_operations_with_several_outputs_are_refused_or_pass_all_on():
+    x = keras.Input((4,))
+    left, right = ops.split(layers.Dense(4, name="first")(x), 2, axis=-1)
+    model = keras.Model(x, layers.Concatenate()([left, right, right]))
+    with pytest.raises(ValueError, match="no rule for layers of the class Split"):
+        curvatures(model)
+    assert first_bias_of(curvatures(model, None, Options(unknown="identity"))) == 3.0
+
+
 def test_multiplier_one_for_layers_without_a_rule():
     chain = [layers.Dense(4), layers.LSTM(3), layers.Dense(2)]
     model = randomized(keras.Sequential([keras.Input((5, 4)), *chain]))

@@ -45,7 +45,7 @@ def curvatures(model, inputs=None, options=None):
     factors = dict.fromkeys(graph.outputs, 1.0)
     found = {}
     for use, match in reversed(list(_forward(graph, inputs, options))):
-        factor = factors.get(use.outputs[0], 0.0)
+        factor = sum(factors.get(tensor, 0.0) for tensor in use.outputs)
         for variable, m in match.variables:
             found[id(variable)] = found.get(id(variable), 0.0) + m * factor
         each = match.inputs

@@ -169,7 +169,7 @@ class BackMatching(TapCallback):
                 "do not grow with the gradient. Use `keras.optimizers.SGD`. "
                 f"Received: optimizer={optimizer!r}"
             )
-        self._compute(model)  # Errors come before the first step.
+        self._compute(model)  # An error leaves the optimizer as it was.
         super().set_model(model)
         self._per_call = model.steps_per_execution
 
