@@ -108,8 +108,9 @@ class BackMatching(TapCallback):
     References:
         - Zhang, Chen, Liu (2018), [Train Feedforward Neural Network with Layer-wise Adaptive Rate
           via Approximating Back-matching Propagation](https://arxiv.org/abs/1802.09750): abstract.
-        - Zhang, Chen, Liu (2018), [On the Local Hessian in
-          Back-propagation](https://papers.nips.cc/paper/2018), NeurIPS: abstract and reviews.
+        - Zhang, Chen, Liu (2018), On the Local Hessian in Back-propagation, NeurIPS: [abstract](
+          https://papers.neurips.cc/paper/2018/hash/b6d67a24906e8a8541291882f81d31ca-Abstract.html)
+          and reviews.
     """
 
     def __init__(
