@@ -14,6 +14,9 @@ if BACKEND == "jax":
 PORTABLE = {
     "test_adaptive.py",
     "test_adaptive_step.py",
+    "test_back_matching.py",
+    "test_back_matching_graph.py",
+    "test_back_matching_layers.py",
     "test_barzilai_borwein.py",
     "test_blocks.py",
     "test_doctests.py",

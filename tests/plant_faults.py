@@ -34,6 +34,12 @@ TAPS = "tf_blocknorm/optimizers/taps.py"
 STEP = "tf_blocknorm/callbacks/adaptive_step.py"
 QUOTIENT = "tf_blocknorm/callbacks/barzilai_borwein_tap.py"
 RULE = "tf_blocknorm/callbacks/learning_rate_rule.py"
+MATCHING = "tf_blocknorm/callbacks/back_matching.py"
+RECURSION = "tf_blocknorm/back_matching/recursion.py"
+RULES = "tf_blocknorm/back_matching/rules.py"
+KERNELS = "tf_blocknorm/back_matching/kernels.py"
+SEEN = "tf_blocknorm/back_matching/seen.py"
+GRAPH = "tf_blocknorm/back_matching/graph.py"
 RATES = "tf_blocknorm/callbacks/learning_rate_finder_tap.py"
 MEASURE = "tf_blocknorm/callbacks/monitor_tap.py"
 
@@ -402,6 +408,113 @@ FAULTS = [
         "share /= np.maximum(share.sum(axis=1, keepdims=True), 1.0)",
         "pass",
         "test_layerwise.py -k monitor",
+    ),
+    (
+        "back-matching: what several layers want does not add up",
+        RECURSION,
+        "factors[tensor] = factors.get(tensor, 0.0) + m * factor",
+        "factors[tensor] = m * factor",
+        "test_back_matching_graph.py -k fan_out",
+    ),
+    (
+        "back-matching: a shared layer counts once",
+        RECURSION,
+        "found.get(id(variable), 0.0) + m * factor",
+        "m * factor",
+        "test_back_matching_graph.py -k shared",
+    ),
+    (
+        "back-matching: a bias counts as much as a kernel",
+        RECURSION,
+        "counts = [math.prod(variable.shape) for variable, _ in curvatures]",
+        "counts = [1 for _ in curvatures]",
+        "test_back_matching_graph.py -k geometric",
+    ),
+    (
+        "back-matching: the columns where the non-zero eigenvalues are asked for",
+        SEEN,
+        'min(inputs, outputs) if self.options.rank == "min" else inputs',
+        "inputs",
+        "test_back_matching_layers.py -k dense-min",
+    ),
+    (
+        "back-matching: padding is seen",
+        KERNELS,
+        "counts = ops.sum(ops.reshape(seen_by, (-1, taps)), axis=0)",
+        "counts = ops.ones((taps,)) * math.prod(seen_by.shape[1:-1])",
+        "test_back_matching_layers.py -k explicit",
+    ),
+    (
+        "back-matching: a bias sees one position",
+        KERNELS,
+        "(layer.bias, slope * math.prod(seen_by.shape[1:-1]))",
+        "(layer.bias, slope)",
+        "test_back_matching_layers.py -k biases",
+    ),
+    (
+        "back-matching: slopes are not squared",
+        SEEN,
+        "number(ops.mean(ops.square(slopes)))",
+        "number(ops.mean(ops.abs(slopes)))",
+        "test_back_matching_layers.py -k activations",
+    ),
+    (
+        "back-matching: the activation is not that of the layer below it",
+        KERNELS,
+        "[(layer.kernel, slope * energy)]\n    if layer.use_bias:\n"
+        "        variables.append((layer.bias, slope * positions))",
+        "[(layer.kernel, energy)]\n    if layer.use_bias:\n"
+        "        variables.append((layer.bias, slope * positions))",
+        "test_back_matching.py -k reference",
+    ),
+    (
+        "back-matching: gamma is not squared",
+        RULES,
+        "ops.square(precise(layer.gamma))",
+        "ops.abs(precise(layer.gamma))",
+        "test_back_matching_layers.py -k normalization",
+    ),
+    (
+        "back-matching: the moving averages make the outputs",
+        RECURSION,
+        "if type(use.layer) in IN_TRAINING and",
+        "if False and",
+        "test_back_matching_layers.py -k normalization",
+    ),
+    (
+        "back-matching: frozen batch normalisation uses the batch",
+        RULES,
+        "seen.inputs is not None and layer.trainable",
+        "seen.inputs is not None",
+        "test_back_matching_layers.py -k moving_variance",
+    ),
+    (
+        "back-matching: dropout is on",
+        GRAPH,
+        '"training": False}',
+        '"training": True}',
+        "test_back_matching_layers.py -k dropped",
+    ),
+    (
+        "back-matching: a refresh comes one update late",
+        MATCHING,
+        "if done >= int(",
+        "if done > int(",
+        "test_back_matching.py -k reference",
+    ),
+    (
+        "back-matching: multipliers are computed once",
+        MATCHING,
+        "done + self.update_freq if self.update_freq else _NEVER_AGAIN",
+        "_NEVER_AGAIN",
+        "test_back_matching.py -k reference",
+    ),
+    (
+        "back-matching: bounds before the mean",
+        RECURSION,
+        "min(max(scale / c, low), high)",
+        "scale * min(max(1.0 / c, low), high)",
+        "test_back_matching_graph.py -k bounds",
     ),
     (
         "rates never come to rest",

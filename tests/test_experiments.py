@@ -289,6 +289,69 @@ def test_a_run_with_callbacks_that_is_killed_and_resumed(method, npz, tmp_path, 
     assert ("last_learning_rate" in resumed) == (method != "finder-loss")
 
 
+def test_callbacks_are_shown_examples_from_all_over_the_data():
+    (callback,) = recipes.RECIPES["BackMatching"].make_callbacks(np.arange(1000))
+    assert callback.inputs.tolist() == list(range(0, 3 * 256, 3))
+    (callback,) = recipes.RECIPES["BackMatching"].make_callbacks(np.arange(90))
+    assert callback.inputs.tolist() == list(range(90))
+    (callback,) = recipes.RECIPES["BackMatching-static"].make_callbacks(np.arange(90))
+    assert callback.inputs is None
+
+
+@pytest.mark.parametrize("method", ["BackMatching", "BackMatching-min"])
+def test_a_run_with_back_matching_that_is_killed_and_resumed(method, npz, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    recipe = recipes.RECIPES[method]
+    often = {"BackMatching": {**recipe.callbacks["BackMatching"], "update_freq": 5}}
+    monkeypatch.setitem(recipes.RECIPES, method, dataclasses.replace(recipe, callbacks=often))
+    options = {"depth": 3, "scale": 2}
+    run = dataclasses.replace(a_run(npz, method=method, epochs=12), problem="scaled")
+    run = dataclasses.replace(run, options=options)
+    whole = runner.train(run, tmp_path / "whole")
+
+    def die(epoch, logs):
+        if epoch == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.train(run, tmp_path / "parts", report=die)
+    assert runner.train(run, tmp_path / "parts")["val_loss"] == whole["val_loss"]
+    plain = runner.train(dataclasses.replace(run, method="SGD"), tmp_path / "plain")
+    assert plain["val_loss"] != whole["val_loss"]
+
+
+@pytest.mark.parametrize("depth", [4, 5])
+def test_the_badly_scaled_network_is_another_one_in_its_weights_only(depth):
+    x = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
+    outputs, sizes = [], []
+    for scale in (1, 8):
+        keras.utils.set_random_seed(0)
+        model = PROBLEMS["scaled"].build((6,), 3, depth, scale)
+        outputs.append(model.predict(x, verbose=0))
+        sizes.append([np.linalg.norm(w) for w in model.get_weights()[:-2:2]])
+    np.testing.assert_allclose(*outputs, rtol=1e-5)
+    expected = [8.0, 1 / 8, 8.0, 1 / 8, 1.0][:depth]
+    np.testing.assert_allclose(np.divide(sizes[1], sizes[0]), expected, rtol=1e-5)
+
+
+def test_the_vgg_like_network():
+    assert PROBLEMS["vgg"].build((32, 32, 3), 10).count_params() == 308_842
+    assert PROBLEMS["vgg"].build((8, 8), 2).output_shape == (None, 2)
+    with pytest.raises(ExperimentError, match=r"at least 8 x 8 pixels. Received: .*shape \(7, 8"):
+        PROBLEMS["vgg"].build((7, 8), 10)
+
+
+def test_a_vgg_like_network_trains(tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    x = rng.normal(size=(60, 8, 8)) + y[:, None, None]
+    np.savez(tmp_path / "images.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    run = runner.Run(
+        "vgg", str(tmp_path / "images.npz"), "BackMatching", 0.02, 0, 12, {}, batch_size=20
+    )
+    assert runner.train(run, tmp_path / "out")["val_accuracy"] > 0.9
+
+
 @pytest.mark.parametrize(("problem", "name"), recipes.TUNED)
 def test_tuned_rates_are_those_of_the_committed_sweep(problem, name):
     record = json.loads((RESULTS / f"sweep-{problem}-{name}.json").read_text())

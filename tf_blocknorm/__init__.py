@@ -4,8 +4,9 @@
 >>> model.compile(optimizer=tf_blocknorm.BlockNormSGD(learning_rate=0.01, norm="max"), loss="mse")
 """
 
-from tf_blocknorm import norms
+from tf_blocknorm import back_matching, norms
 from tf_blocknorm.callbacks.adaptive_step import AdaptiveStepSize
+from tf_blocknorm.callbacks.back_matching import BackMatching
 from tf_blocknorm.callbacks.barzilai_borwein import BarzilaiBorwein
 from tf_blocknorm.callbacks.learning_rate_finder import LearningRateFinder
 from tf_blocknorm.callbacks.monitor import BlockNormMonitor
@@ -31,6 +32,7 @@ __all__ = [
     "LARS",
     "AdaptiveBlockNormSGD",
     "AdaptiveStepSize",
+    "BackMatching",
     "BarzilaiBorwein",
     "BlockNormAdagrad",
     "BlockNormAdam",
@@ -43,6 +45,7 @@ __all__ = [
     "LearningRateFinder",
     "NovoGrad",
     "__version__",
+    "back_matching",
     "block_normalized",
     "norms",
 ]

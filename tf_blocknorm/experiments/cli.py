@@ -145,9 +145,11 @@ def _add_problem(command, *more):
         help=f"{', '.join(NAMES)}, or the path of an .npz file with the arrays x_train, "
         "y_train, x_test, y_test (default: that of the problem; digits need no network)",
     )
-    command.add_argument(
-        "--depth", type=_whole(1), metavar="N", help="hidden layers (mlp; default: 30)"
-    )
+    for option, text in (
+        ("--depth", "hidden layers (mlp: 30, scaled: 8)"),
+        ("--scale", "how badly they are scaled (scaled: 4)"),
+    ):
+        command.add_argument(option, type=_whole(1), metavar="N", help=text)
     command.add_argument(
         "--out", default="runs", metavar="DIR", help="where everything goes (default: runs)"
     )
@@ -213,11 +215,20 @@ def _complete(arguments):
     from tf_blocknorm.experiments.records import cores
 
     arguments.methods = list(dict.fromkeys(arguments.methods))
-    given = {"depth": arguments.depth}
+    given = {"depth": arguments.depth, "scale": arguments.scale}
     arguments.options = {name: value for name, value in given.items() if value is not None}
     # Of `run`: what other kinds of problem do not take.
     foreign = {
-        QUADRATIC: ("depth", "data", "methods", "epochs", "learning_rate", "jobs", "network"),
+        QUADRATIC: (
+            "depth",
+            "scale",
+            "data",
+            "methods",
+            "epochs",
+            "learning_rate",
+            "jobs",
+            "network",
+        ),
         LARGE_BATCH: ("learning_rate",),
     }.get(arguments.problem, ("network",))
     unknown = [name for name in foreign if getattr(arguments, name, None)]

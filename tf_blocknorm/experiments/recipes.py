@@ -23,7 +23,8 @@ class Recipe:
         arguments: What the class takes besides the rate.
         label: What tables and figures call it.
         grid: Rates that `tf-blocknorm sweep` starts from; one for a method that is not tuned.
-        callbacks: Names of classes in `tf_blocknorm`, each with its arguments.
+        callbacks: Names of classes in `tf_blocknorm`, each with its arguments. A number given as
+            `inputs` stands for so many training examples.
         rate: The argument that the rate is given as; None for a method that takes none. If it is
             not `"learning_rate"`, the learning rate falls from 1 and multiplies it.
         schedule: `LINEAR`, or `OWN` for a float.
@@ -70,11 +71,18 @@ class Recipe:
                 )
         return cls(**arguments)
 
-    def make_callbacks(self):
-        """Return the callbacks."""
+    def make_callbacks(self, examples=()):
+        """Return the callbacks; `examples` are those of the training data."""
         import tf_blocknorm
 
-        return [getattr(tf_blocknorm, name)(**options) for name, options in self.callbacks.items()]
+        made = []
+        for name, options in self.callbacks.items():
+            shown = {}
+            if "inputs" in options:  # from all over the data, which may be in order
+                count = options["inputs"]
+                shown["inputs"] = examples[:: max(1, len(examples) // count)][:count]
+            made.append(getattr(tf_blocknorm, name)(**{**options, **shown}))
+        return made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +143,19 @@ RECIPES = {
         "AdaptiveStepSize", target_correlation=-0.015, rate_update=0.5
     ),
     "BarzilaiBorwein": _with_callback("BarzilaiBorwein"),
+    "BackMatching": Recipe(
+        "SGD", {"momentum": 0.9}, "SGD, back-matching", GRID, {"BackMatching": {"inputs": 256}}
+    ),
+    "BackMatching-static": Recipe(
+        "SGD", {"momentum": 0.9}, "SGD, back-matching, static", GRID, {"BackMatching": {}}
+    ),
+    "BackMatching-min": Recipe(
+        "SGD",
+        {"momentum": 0.9},
+        "SGD, back-matching, pseudo-inverse",
+        GRID,
+        {"BackMatching": {"inputs": 256, "rank": "min", "relu": "unit"}},
+    ),
     "LARS": Recipe("LARS", {}, "LARS", (0.5, 1.0, 2.0, 5.0, 10.0)),
     "LAMB": Recipe("LAMB", {"weight_decay": None}, "LAMB", (0.002, 0.005, 0.01, 0.02, 0.05)),
     "LAMBC": Recipe(

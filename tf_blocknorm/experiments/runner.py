@@ -115,7 +115,7 @@ def train(run, out, command="", report=lambda epoch, logs: None):
     batches = run.batches(dataset)
     steps = run.epochs * len(batches)
     optimizer = RECIPES[run.method].make(run.learning_rate, steps, run.warmup)
-    callbacks = RECIPES[run.method].make_callbacks()
+    callbacks = RECIPES[run.method].make_callbacks(dataset.x_train)
     model.compile(
         optimizer,
         loss=problem.loss,
