@@ -1,0 +1,71 @@
+"""What there is to measure, one process after the other."""
+
+import fnmatch
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from benchmarks import measure
+from tf_blocknorm.experiments.records import read_json
+
+ROOT = pathlib.Path(__file__).parents[1]
+MODES = {"graph": False, "xla": True}
+# At most so many rounds, and no more of them after so many seconds.
+FULL = {"rounds": 25, "seconds": 15, "tiny": False}
+QUICK = {"rounds": 9, "seconds": 2, "tiny": False}
+TINY = {"rounds": 3, "seconds": 1, "tiny": True}
+
+
+def chosen(size, patterns):
+    """Return the jobs of a form of the benchmark: dict from their names to what they are.
+
+    Args:
+        size: `"full"`, `"quick"` or `"tiny"`.
+        patterns: List of patterns as in a shell, of which the name has to match one.
+    """
+    options = {"full": FULL, "quick": QUICK, "tiny": TINY}[size]
+    problems = ("small", "large") if size == "quick" else ("small", "large", "resnet", "embedding")
+    found = {}
+    for problem in problems:
+        for mode, jit in MODES.items():
+            # On the large network most of a training step is the gradient, and takes long.
+            what = ["update"] if size == "quick" else ["update", "train"]
+            found[f"tensorflow-{problem}-{mode}"] = _job("tensorflow", what, problem, jit)
+        found[f"jax-{problem}"] = _job("jax", ["update"], problem, True)
+        found[f"torch-{problem}"] = _job("torch", ["update"], problem, False)
+    if size != "quick":
+        for mode, jit in MODES.items():
+            found[f"memory-{mode}"] = _job("tensorflow", ["memory"], "large", jit)
+        for axis in ("weights", "variables"):
+            job = _job("tensorflow", ["scaling"], None, False)
+            found[f"scaling-{axis}"] = job | {"axes": [axis]}
+    return {
+        name: job | options
+        for name, job in found.items()
+        if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+    }
+
+
+def run(job):
+    """Run a job in a process of its own; return what it found, or None if it failed."""
+    environment = measure.returning_memory() if job["what"] == ["memory"] else dict(os.environ)
+    environment |= {"KERAS_BACKEND": job["backend"], "TF_CPP_MIN_LOG_LEVEL": "3"}
+    paths = [str(ROOT), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    with tempfile.TemporaryDirectory() as folder:
+        task, result = pathlib.Path(folder, "job.json"), pathlib.Path(folder, "result.json")
+        task.write_text(json.dumps(job), encoding="utf-8")
+        command = [sys.executable, "-m", "benchmarks.worker", str(task), str(result)]
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False
+        )
+        if done.returncode:
+            print(done.stderr[-3000:], file=sys.stderr)
+        return read_json(result)
+
+
+def _job(backend, what, problem, jit_compile):
+    return {"backend": backend, "what": what, "problem": problem, "jit_compile": jit_compile}

@@ -1,0 +1,141 @@
+"""One process of the benchmark: all who run on one backend, on one network.
+
+    python -m benchmarks.worker JOB.json RESULT.json
+
+The driver starts it with `KERAS_BACKEND` set, as a process has but one.
+"""
+
+import gc
+import importlib
+import importlib.metadata
+import math
+import sys
+import traceback
+
+import keras
+
+from benchmarks import contenders, limit, measure, models, scaling
+from tf_blocknorm.experiments import records
+
+PACKAGES = {
+    "tensorflow": ("tensorflow",),
+    "jax": ("jax", "optax"),
+    "torch": ("torch", "pytorch_optimizer", "torch_optimizer"),
+}
+
+
+def main(job_path, result_path):
+    """Do what a job says, and write what was found."""
+    job = records.read_json(job_path)
+    backend = keras.backend.backend()
+    make_runner = importlib.import_module(f"benchmarks.{backend}_").Runner
+    if job["what"] == ["scaling"]:
+        found = {"records": list(scaling.records(make_runner, job))}
+    else:
+        problems = models.TINY if job["tiny"] else models.PROBLEMS
+        problem = problems[job["problem"]]
+        runner = make_runner(problem, job["jit_compile"])
+        weights = [math.prod(shape) for shape in runner.shapes]
+        found = {
+            "records": [r for what in job["what"] for r in KINDS[what](runner, problem, job)],
+            "variables": len(weights),
+            "weights": sum(weights),
+            "largest": max(weights),
+        }
+    found |= {"when": records.now(), "versions": _versions(PACKAGES[backend])}
+    records.write_json(result_path, {**job, **found})
+
+
+def update(runner, problem, job):
+    """Time the update alone, family by family; with everyone of them the machine's limit."""
+    stream = limit.Stream(sum(math.prod(shape) for shape in runner.shapes))
+    for family in contenders.FAMILIES:
+        entries = {}
+        for contender in contenders.of(family, job["problem"]):
+            entries[contender.name] = (
+                contender.rule,
+                lambda make=contender.make: runner.update(make, problem.steps),
+            )
+        for name, rule, prepare in runner.peers():
+            if contenders.family_of(rule, job["problem"]) == family:
+                entries[name] = (rule, lambda prepare=prepare: prepare(problem.steps))
+        yield from _together("update", entries, problem.steps, job, stream)
+        runner.forget()
+
+
+def train(runner, problem, job):
+    """Time whole training steps, family by family."""
+    for family in contenders.FAMILIES:
+        entries = {
+            contender.name: (
+                contender.rule,
+                lambda make=contender.make: runner.train(make),
+            )
+            for contender in contenders.of(family, job["problem"])
+        }
+        yield from _together("train", entries, 1, job)
+        runner.forget()
+
+
+def memory(runner, problem, job):
+    """Measure by how much an update raises the memory beside its slots."""
+    for contender in contenders.CONTENDERS:
+        if job["problem"] in (contender.problems or (job["problem"],)):
+            prepared = runner.update(contender.make, 1)
+            prepared.run()
+            gc.collect()
+            rise = measure.peak_above(prepared.run)
+            yield {
+                "what": "memory",
+                "name": contender.name,
+                "slots": prepared.slot_bytes,
+                "temporary": rise,
+            }
+            del prepared
+            runner.forget()
+
+
+def _together(what, entries, steps, job, stream=None):
+    """Time a family in turns, and yield a record for each who takes part."""
+    prepared = {}
+    for name, (rule, prepare) in entries.items():
+        try:
+            prepared[name] = prepare()
+        except Exception as error:  # Of one contender, on one network: the others go on.
+            traceback.print_exc()
+            yield {"what": what, "name": name, "rule": rule, "error": repr(error)[:300]}
+    if not prepared:
+        return
+    runs = {name: p.run for name, p in prepared.items()}
+    if stream is not None:
+        runs[limit.NAME] = stream
+    times = measure.turns(runs, job["rounds"], job["seconds"])
+    limits = [seconds * steps / limit.STREAMS for seconds in times.pop(limit.NAME, ())]
+    for name, seconds in times.items():
+        contender = contenders.BY_NAME.get(name)
+        record = {"what": what, "name": name, "rule": entries[name][0], "rounds": len(seconds)}
+        record["milliseconds"] = measure.spread([1e3 * s / steps for s in seconds])
+        if contender and contender.reference in times:
+            record["ratio"] = measure.ratio(seconds, times[contender.reference])
+        streams = contenders.streams_of(entries[name][0], contender)
+        if limits and streams:
+            record["of_limit"] = measure.ratio([streams * s for s in limits], seconds)
+        p = prepared[name]
+        record |= {"build": p.build_seconds, "trace": p.trace_seconds, "first": p.first_seconds}
+        yield {**record, "slots": p.slot_bytes}
+
+
+def _versions(names):
+    found = records.versions()
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+KINDS = {"update": update, "train": train, "memory": memory}
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
