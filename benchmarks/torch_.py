@@ -1,5 +1,6 @@
 """How optimizers are run on torch: Keras's forms, torch's own fused ones, and others' packages."""
 
+import functools
 import gc
 import importlib
 import time
@@ -25,7 +26,7 @@ PEERS = (
 )
 # The first of these that is installed; they call the classes alike.
 PACKAGES = ("pytorch_optimizer", "torch_optimizer")
-CLASSES = (("novograd", "NovoGrad"), ("lars", "LARS"), ("lamb", "Lamb"))
+CLASSES = (("novograd", "NovoGrad", {}), ("lars", "LARS", {"momentum": 0.9}), ("lamb", "Lamb", {}))
 
 
 def package():
@@ -68,7 +69,10 @@ class Runner:
         """Return name, rule and a function of `steps` that prepares it, for each of torch's."""
         found, others = list(PEERS), package()
         if others is not None:
-            found += [(others.__name__, rule, getattr(others, cls)) for rule, cls in CLASSES]
+            found += [
+                (others.__name__, rule, functools.partial(getattr(others, cls), lr=RATE, **options))
+                for rule, cls, options in CLASSES
+            ]
 
         def preparing(make):
             def prepare(steps):
