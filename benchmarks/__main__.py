@@ -26,7 +26,7 @@ def main(argv=None):
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_const", dest="size", const="quick")
     size.add_argument("--tiny", action="store_const", dest="size", const="tiny")
-    parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN")
+    parser.add_argument("--only", nargs="+", metavar="PATTERN")
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs", "speed"))
     parser.add_argument("--figures", type=pathlib.Path)
@@ -35,9 +35,11 @@ def main(argv=None):
     console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
     path = arguments.out / "speed.json"
     baseline = records.read_json(arguments.baseline)
-    result = records.read_json(path) or {"machine": records.machine(), "jobs": {}}
+    result = {"machine": records.machine(), "jobs": {}}
+    if arguments.report or arguments.only:
+        result = records.read_json(path) or result
     if not arguments.report:
-        for name, job in jobs.chosen(arguments.size or "full", arguments.only).items():
+        for name, job in jobs.chosen(arguments.size or "full", arguments.only or ["*"]).items():
             console.print(f"{name} …", end=" ")
             began = time.perf_counter()
             found = jobs.run(job)
@@ -46,7 +48,7 @@ def main(argv=None):
                 result["jobs"][name] = found
                 records.write_json(path, result)
     if not result["jobs"]:
-        parser.error(f"Nothing was measured. Received: --only {' '.join(arguments.only)}")
+        parser.error(f"There are no measurements. Received: --only {arguments.only}")
     for title, (header, rows) in report.tables(result).items():
         console.print(f"\n{title}", style="bold", markup=False, highlight=False)
         console.print(tables.terminal(header, rows))

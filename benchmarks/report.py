@@ -11,6 +11,7 @@ COLUMNS = {
     "JAX": "jax-{}",
     "torch": "torch-{}",
 }
+PROBLEMS = ("small", "large", "resnet", "embedding")
 # Where ours run, and where the others do.
 RIVALS = (
     ("TensorFlow graph", "JAX"),
@@ -28,11 +29,15 @@ def tables(result):
         "Update alone, time relative to Keras's: median [quartiles], what is asked": _ratios(jobs),
         "Tracing relative to Keras's; share of the machine's limit; memory": _rest(jobs),
     }
+    found["Update alone on the other networks, relative to Keras's"] = _others(
+        jobs, "update", ("resnet", "embedding")
+    )
+    found["Training step, relative to Keras's"] = _others(jobs, "train", PROBLEMS)
     for problem in ("large", "small"):
         found[f"Update alone, {problem}, relative to other libraries': ≤ 1 is asked"] = _peers(
             jobs, problem
         )
-    for problem in ("small", "large", "resnet", "embedding"):
+    for problem in PROBLEMS:
         sizes = [
             f"{job['variables']} variables, {job['weights'] / 1e6:.2f} M weights"
             for name, job in jobs.items()
@@ -86,6 +91,19 @@ def _ratios(jobs):
         rows.append([ours.name, ours.reference, *cells])
     header = ["", "against", *(f"{p}, {m.replace('xla', 'XLA')}" for p, m in places)]
     return header, [row for row in rows if any(row[2:])]
+
+
+def _others(jobs, what, problems):
+    """Ratios of which nothing is asked."""
+    places = [(p, m) for p in problems for m in ("graph", "xla")]
+    rows = []
+    for ours in OURS:
+        found = [
+            record(jobs, f"tensorflow-{p}-{m}", what, ours.name).get("ratio") for p, m in places
+        ]
+        rows.append([ours.name, *(f"{ratio['median']:.2f}" if ratio else "" for ratio in found)])
+    header = ["", *(f"{p}, {m.replace('xla', 'XLA')}" for p, m in places)]
+    return header, [row for row in rows if any(row[1:])]
 
 
 def _rest(jobs):
