@@ -27,6 +27,7 @@ def main(argv=None):
     size.add_argument("--quick", action="store_const", dest="size", const="quick")
     size.add_argument("--tiny", action="store_const", dest="size", const="tiny")
     parser.add_argument("--only", nargs="+", metavar="PATTERN")
+    parser.add_argument("--patience", type=float, help="seconds for a job, then the next one")
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs", "speed"))
     parser.add_argument("--figures", type=pathlib.Path)
@@ -42,6 +43,8 @@ def main(argv=None):
         for name, job in jobs.chosen(arguments.size or "full", arguments.only or ["*"]).items():
             console.print(f"{name} …", end=" ")
             began = time.perf_counter()
+            if arguments.patience:
+                job["patience"] = arguments.patience
             found = jobs.run(job)
             console.print("failed" if found is None else f"{time.perf_counter() - began:.0f} s")
             if found is not None:

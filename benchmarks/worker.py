@@ -29,21 +29,19 @@ def main(job_path, result_path):
     job = records.read_json(job_path)
     backend = keras.backend.backend()
     make_runner = importlib.import_module(f"benchmarks.{backend}_").Runner
+    found = {"when": records.now(), "versions": _versions(PACKAGES[backend]), "records": []}
     if job["what"] == ["scaling"]:
-        found = {"records": list(scaling.records(make_runner, job))}
+        entries = scaling.records(make_runner, job)
     else:
-        problems = models.TINY if job["tiny"] else models.PROBLEMS
-        problem = problems[job["problem"]]
+        problem = (models.TINY if job["tiny"] else models.PROBLEMS)[job["problem"]]
         runner = make_runner(problem, job["jit_compile"])
         weights = [math.prod(shape) for shape in runner.shapes]
-        found = {
-            "records": [r for what in job["what"] for r in KINDS[what](runner, problem, job)],
-            "variables": len(weights),
-            "weights": sum(weights),
-            "largest": max(weights),
-        }
-    found |= {"when": records.now(), "versions": _versions(PACKAGES[backend])}
-    records.write_json(result_path, {**job, **found})
+        found |= {"variables": len(weights), "weights": sum(weights), "largest": max(weights)}
+        entries = (entry for what in job["what"] for entry in KINDS[what](runner, problem, job))
+    for entry in entries:
+        found["records"].append(entry)
+        # Every time, as the driver may lose patience.
+        records.write_json(result_path, {**job, **found})
 
 
 def update(runner, problem, job):
