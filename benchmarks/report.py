@@ -27,7 +27,9 @@ def tables(result):
     jobs = result["jobs"]
     found = {
         "Update alone, time relative to Keras's: median [quartiles], what is asked": _ratios(jobs),
-        "Tracing relative to Keras's; share of the machine's limit; memory": _rest(jobs),
+        "Tracing and compiling relative to Keras's; share of the machine's limit; memory": _rest(
+            jobs
+        ),
     }
     found["Update alone on the other networks, relative to Keras's"] = _others(
         jobs, "update", ("resnet", "embedding")
@@ -116,12 +118,18 @@ def _rest(jobs):
                 for name in (ours.name, ours.reference)
             ]
             cells.append(_judged(both[0] / both[1], TRACE) if all(both) else "")
+        both = [
+            record(jobs, "tensorflow-small-xla", "update", name).get("first")
+            for name in (ours.name, ours.reference)
+        ]
+        cells.append(f"{both[0] / both[1]:.1f}" if all(both) else "")
         for mode in ("graph", "xla"):
             share = record(jobs, f"tensorflow-large-{mode}", "update", ours.name).get("of_limit")
             cells.append(_at_least(share["median"], OF_LIMIT) if share else "")
         cells += [_memory(jobs, mode, ours) for mode in ("graph", "xla")]
         rows.append([ours.name, *cells])
-    header = ["", "trace, large", "trace, small", "limit, graph", "limit, XLA"]
+    header = ["", "trace, large", "trace, small", "XLA compiles, small"]
+    header += ["limit, graph", "limit, XLA"]
     header += ["MB beside the weights, graph", "the same, XLA"]
     return header, [row for row in rows if any(row[1:])]
 
