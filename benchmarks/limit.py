@@ -20,6 +20,7 @@ class Stream:
     def __init__(self, size):
         workers = cores()
         parts = [max(1, size // workers)] * workers
+        self.size = sum(parts)
         self._pool = ThreadPoolExecutor(workers)
         # Made by the thread that works on it, which on large machines decides where it lies.
         self._parts = list(self._pool.map(_pair, parts))

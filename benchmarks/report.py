@@ -48,6 +48,17 @@ def tables(result):
         for what, words in (("update", "Update alone"), ("train", "Training step")):
             title = f"{words}, {problem}{': ' + sizes[0] if sizes else ''}. Milliseconds"
             found[title] = _times(jobs, problem, what)
+    speeds = [
+        entry["gigabytes_per_second"]["median"]
+        for job in jobs.values()
+        for entry in job["records"]
+        if entry["what"] == "limit" and job["problem"] == "large"
+    ]
+    if speeds:
+        found["The machine's limit on arrays of the large network"] = (
+            ["", "GB/s"],
+            [["`a += b`, all cores: lowest and highest median of a family", _range(speeds)]],
+        )
     found["Scaling, left out"] = _left_out(jobs)
     return {title: (header, rows) for title, (header, rows) in found.items() if rows}
 
@@ -203,6 +214,10 @@ def _left_out(jobs):
         if "left_out" in entry
     ]
     return ["", "size", "reason"], rows
+
+
+def _range(values):
+    return f"{min(values):.0f}-{max(values):.0f}"
 
 
 def _quartiles(spread, form=".2f"):

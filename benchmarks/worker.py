@@ -110,6 +110,10 @@ def _together(what, entries, steps, job, stream=None):
         runs[limit.NAME] = stream
     times = measure.turns(runs, job["rounds"], job["seconds"])
     limits = [seconds * steps / limit.STREAMS for seconds in times.pop(limit.NAME, ())]
+    if limits:
+        moved = 4 * stream.size * steps / 1e9
+        speed = measure.spread([moved / seconds for seconds in limits])
+        yield {"what": "limit", "name": "memory", "gigabytes_per_second": speed}
     for name, seconds in times.items():
         contender = contenders.BY_NAME.get(name)
         record = {"what": what, "name": name, "rule": entries[name][0], "rounds": len(seconds)}
