@@ -87,4 +87,4 @@ class Runner:
             jax.block_until_ready(held)
 
         run()
-        return Prepared(run, None, traced, time.perf_counter() - began, slots)
+        return Prepared(run, steps, None, traced, time.perf_counter() - began, slots)

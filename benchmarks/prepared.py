@@ -13,6 +13,7 @@ class Prepared:
 
     Attributes:
         run: Makes the updates, and returns when they are done.
+        steps: How many they are.
         build_seconds: For the slots; None where it is not known by itself.
         trace_seconds: For the trace; None where there is none, or not by itself.
         first_seconds: For the first call, which compiles.
@@ -20,6 +21,7 @@ class Prepared:
     """
 
     run: Callable
+    steps: int
     build_seconds: float | None
     trace_seconds: float | None
     first_seconds: float

@@ -64,7 +64,7 @@ def _point(make_runner, job, axis, size, shapes, names, spent):
             "axis": axis,
             "size": size,
             "name": name,
-            "milliseconds": measure.spread([1e3 * s / steps for s in seconds]),
+            "milliseconds": measure.spread([1e3 * s / prepared[name].steps for s in seconds]),
             "trace": prepared[name].trace_seconds,
         }
     prepared.clear()

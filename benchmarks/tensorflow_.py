@@ -55,7 +55,7 @@ class Runner:
         began = time.perf_counter()
         loop.get_concrete_function()
         traced = time.perf_counter() - began
-        return _prepared(lambda: loop()[0].numpy(), optimizer, built, traced)
+        return _prepared(lambda: loop()[0].numpy(), steps, optimizer, built, traced)
 
     def train(self, make):
         """Prepare a training step as `fit` calls it, on one batch over and over."""
@@ -67,7 +67,7 @@ class Runner:
         self._model.make_train_function(force=True)
         step = self._model.train_function
         # What is traced now keeps to this optimizer when the model is compiled for the next one.
-        return _prepared(lambda: float(step(batches)["loss"]), optimizer, None, None)
+        return _prepared(lambda: float(step(batches)["loss"]), 1, optimizer, None, None)
 
     def forget(self):
         """Let go of what the family before has left."""
@@ -95,9 +95,9 @@ class Runner:
         ]
 
 
-def _prepared(run, optimizer, built, traced):
+def _prepared(run, steps, optimizer, built, traced):
     began = time.perf_counter()
     run()
     first = time.perf_counter() - began
     slots = sum(size_of(v.shape, v.dtype) for v in optimizer.variables)
-    return Prepared(run, built, traced, first, slots)
+    return Prepared(run, steps, built, traced, first, slots)

@@ -3,16 +3,17 @@
 import functools
 import gc
 import importlib
-import time
 
 import keras
 import numpy as np
 import torch
 
 from benchmarks.contenders import RATE
+from benchmarks.measure import timed
 from benchmarks.models import gradients
-from benchmarks.prepared import Prepared, size_of
+from benchmarks.prepared import Prepared
 
+LONG = 0.05  # seconds
 # A label, a rule, and the function that makes it from parameters.
 PEERS = (
     ("torch foreach", "sgd", lambda p: torch.optim.SGD(p, RATE, foreach=True)),
@@ -56,14 +57,11 @@ class Runner:
         optimizer = make()
         optimizer.build(self.variables)
 
-        def run():
+        def step():
             with torch.no_grad():
-                for _ in range(steps):
-                    optimizer.apply(self._gradients, self.variables)
+                optimizer.apply(self._gradients, self.variables)
 
-        first = _seconds(run)
-        slots = sum(size_of(v.shape, v.dtype) for v in optimizer.variables)
-        return Prepared(run, None, None, first, slots)
+        return _prepared(step, steps, lambda: [v.value for v in optimizer.variables])
 
     def peers(self):
         """Return name, rule and a function of `steps` that prepares it, for each of torch's."""
@@ -81,15 +79,11 @@ class Runner:
                     weight.grad = gradient
                 optimizer = make(weights)
 
-                def run():
-                    for _ in range(steps):
-                        optimizer.step()
+                def state():
+                    values = [x for slots in optimizer.state.values() for x in slots.values()]
+                    return [x for x in values if isinstance(x, torch.Tensor)]
 
-                first = _seconds(run)
-                state = [x for slots in optimizer.state.values() for x in slots.values()]
-                tensors = [x for x in state if isinstance(x, torch.Tensor)]
-                slots = sum(x.numel() * x.element_size() for x in tensors)
-                return Prepared(run, None, None, first, slots)
+                return _prepared(optimizer.step, steps, state)
 
             return prepare
 
@@ -100,7 +94,14 @@ class Runner:
         gc.collect()
 
 
-def _seconds(run):
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
+def _prepared(step, steps, state):
+    """As many updates as fit into `LONG`, and no more than asked for: nothing surrounds them."""
+    first = timed(step)
+    steps = max(1, min(steps, int(LONG / timed(step))))
+
+    def run():
+        for _ in range(steps):
+            step()
+
+    slots = sum(x.numel() * x.element_size() for x in state())
+    return Prepared(run, steps, None, None, first, slots)

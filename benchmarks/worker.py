@@ -5,6 +5,7 @@
 The driver starts it with `KERAS_BACKEND` set, as a process has but one.
 """
 
+import functools
 import gc
 import importlib
 import importlib.metadata
@@ -45,20 +46,19 @@ def main(job_path, result_path):
 
 
 def update(runner, problem, job):
-    """Time the update alone, family by family; with everyone of them the machine's limit."""
+    """Time the update alone, family by family; with every one of them the machine's limit."""
+    steps = problem.steps
     runner.update(contenders.CONTENDERS[0].make, 1)  # What only the first one in a process pays.
     stream = limit.Stream(sum(math.prod(shape) for shape in runner.shapes))
     for family in contenders.FAMILIES:
         entries = {}
-        for contender in contenders.of(family, job["problem"]):
-            entries[contender.name] = (
-                contender.rule,
-                lambda make=contender.make: runner.update(make, problem.steps),
-            )
+        for contender in contenders.of(family, job["problem"]) if job["keras"] else ():
+            prepare = functools.partial(runner.update, contender.make, steps)
+            entries[contender.name] = (contender.rule, prepare)
         for name, rule, prepare in runner.peers():
             if contenders.family_of(rule, job["problem"]) == family:
-                entries[name] = (rule, lambda prepare=prepare: prepare(problem.steps))
-        yield from _together("update", entries, problem.steps, job, stream)
+                entries[name] = (rule, functools.partial(prepare, steps))
+        yield from _together("update", entries, job, stream)
         runner.forget()
 
 
@@ -66,13 +66,10 @@ def train(runner, problem, job):
     """Time whole training steps, family by family."""
     for family in contenders.FAMILIES:
         entries = {
-            contender.name: (
-                contender.rule,
-                lambda make=contender.make: runner.train(make),
-            )
+            contender.name: (contender.rule, functools.partial(runner.train, contender.make))
             for contender in contenders.of(family, job["problem"])
         }
-        yield from _together("train", entries, 1, job)
+        yield from _together("train", entries, job)
         runner.forget()
 
 
@@ -94,7 +91,7 @@ def memory(runner, problem, job):
             runner.forget()
 
 
-def _together(what, entries, steps, job, stream=None):
+def _together(what, entries, job, stream=None):
     """Time a family in turns, and yield a record for each who takes part."""
     prepared = {}
     for name, (rule, prepare) in entries.items():
@@ -109,19 +106,19 @@ def _together(what, entries, steps, job, stream=None):
     if stream is not None:
         runs[limit.NAME] = stream
     times = measure.turns(runs, job["rounds"], job["seconds"])
-    limits = [seconds * steps / limit.STREAMS for seconds in times.pop(limit.NAME, ())]
+    limits = [seconds / limit.STREAMS for seconds in times.pop(limit.NAME, ())]
     if limits:
-        moved = 4 * stream.size * steps / 1e9
-        speed = measure.spread([moved / seconds for seconds in limits])
+        speed = measure.spread([4 * stream.size / 1e9 / seconds for seconds in limits])
         yield {"what": "limit", "name": "memory", "gigabytes_per_second": speed}
+    times = {name: [s / prepared[name].steps for s in t] for name, t in times.items()}
     for name, seconds in times.items():
         contender = contenders.BY_NAME.get(name)
         record = {"what": what, "name": name, "rule": entries[name][0], "rounds": len(seconds)}
-        record["milliseconds"] = measure.spread([1e3 * s / steps for s in seconds])
+        record["milliseconds"] = measure.spread([1e3 * s for s in seconds])
         if contender and contender.reference in times:
             record["ratio"] = measure.ratio(seconds, times[contender.reference])
         streams = contenders.streams_of(entries[name][0], contender)
-        if limits and streams:
+        if limits:
             record["of_limit"] = measure.ratio([streams * s for s in limits], seconds)
         p = prepared[name]
         record |= {"build": p.build_seconds, "trace": p.trace_seconds, "first": p.first_seconds}
