@@ -1,7 +1,7 @@
 # make demo              train the 30-layer network on digits, print a table, save a figure
 # make demo DATA=mnist   the same on MNIST (also fashion_mnist, or path/to/file.npz)
 # make test              the tests        make test-all   with the slow ones
-# make bench             how fast is an update: beside Keras's, optax's, torch's; QUICK=1 within 5 minutes
+# make bench             speed, beside Keras's, optax's and torch's optimizers; QUICK=1: 5 minutes
 # make lint              ruff             make clean      remove what the above made
 
 PYTHON ?= python3
