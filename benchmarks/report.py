@@ -164,7 +164,8 @@ def _peers(jobs, problem):
             times = [
                 rival["milliseconds"]["median"]
                 for rival in jobs.get(COLUMNS[theirs].format(problem), {}).get("records", ())
-                if rival["name"] not in BY_NAME
+                if rival["what"] == "update"
+                and rival["name"] not in BY_NAME
                 and rival["rule"] == ours.rule
                 and "error" not in rival
             ]
