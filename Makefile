@@ -1,6 +1,7 @@
 # make demo              train the 30-layer network on digits, print a table, save a figure
 # make demo DATA=mnist   the same on MNIST (also fashion_mnist, or path/to/file.npz)
 # make test              the tests        make test-all   with the slow ones
+# make bench             speed, beside Keras's, optax's and torch's optimizers; QUICK=1: 5 minutes
 # make lint              ruff             make clean      remove what the above made
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 # One stamp per set of extras, so that nothing is installed twice until setup.cfg changes.
 STAMP = $(VENV)/.installed
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all bench lint clean
 
 demo: $(STAMP)-experiments
 	$(BIN)/tf-blocknorm run mlp --data "$(DATA)"
@@ -27,6 +28,9 @@ test-all: $(STAMP)-test
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2
 	KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2
 	$(BIN)/python tests/plant_faults.py
+
+bench: $(STAMP)-benchmark
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 lint: $(STAMP)-lint
 	$(BIN)/ruff check .
