@@ -110,3 +110,11 @@ TABLE = [
     ),
 ]
 CASES = pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
+
+# What takes long runs with the other rows in `make test-all` only.
+CORE = {"paper-l1-decay", "code-l2", "power-nesterov-schedule", "exclude-ema-compiled"}
+CORE_CASES = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=() if case.name in CORE else pytest.mark.slow) for case in TABLE],
+    ids=lambda case: case.name,
+)

@@ -54,6 +54,21 @@ def test_accumulated_micro_batches_are_one_batch(case):
     assert_equal(actual, case.reference(x, y, batch_size=3))
 
 
+def test_mixed_float16():
+    case = by_name("paper-l1-decay")
+    x, y = problems.half_precision_data(2 * STEPS)
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = problems.compiled(case.optimizer(), norm=case.norm, **list(MODES.values())[-1])
+        assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+        actual = problems.train(model, x, y)
+        sums = model.get_layer("dense").input_tap.sums
+        assert keras.backend.standardize_dtype(sums.dtype) == "float32"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert_equal(actual, case.reference(x, y))
+
+
 # ----------------------------------------------------------------------- numbers of the authors'
 
 CONV = {

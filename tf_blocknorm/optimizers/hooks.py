@@ -211,6 +211,16 @@ class CarriesStatistics:
     micro-batches of one update. Statistics with the attribute `adds_up` are added up instead.
     """
 
+    def build(self, variables):
+        statistics = any(getattr(v, "overwrite_with_gradient", False) for v in variables)
+        if statistics and self.ema_overwrite_frequency and keras.backend.backend() == "jax":
+            raise ValueError(
+                "`ema_overwrite_frequency` must be None on JAX with input statistics: there, Keras "
+                "fails on variables that have no average. "
+                f"Received: ema_overwrite_frequency={self.ema_overwrite_frequency}"
+            )
+        super().build(variables)
+
     def _overwrite_variables_directly_with_gradients(self, grads, variables):
         steps = self.gradient_accumulation_steps
         if not steps:

@@ -13,8 +13,19 @@ FORMS = {}
 
 def _form(cls):
     """Registers a class as the form of its Keras parent."""
-    FORMS[cls.__bases__[-1]] = cls
-    return keras.saving.register_keras_serializable(package="tf_blocknorm")(cls)
+    return register(cls, FORMS)
+
+
+def register(cls, forms):
+    """Registers a form of the Keras layer that a class derives from.
+
+    Its name is that of the layer from then on, as files of weights say of what class a layer is:
+    so they can be exchanged.
+    """
+    parent = cls.__bases__[-1]
+    forms[parent] = keras.saving.register_keras_serializable("tf_blocknorm", cls.__name__)(cls)
+    cls.__name__ = parent.__name__
+    return cls
 
 
 class _Tapped:
@@ -116,13 +127,10 @@ class _OfLayers(_Tapped):
 
 
 class _Fused(_OfLayers):
-    def __init__(self, *args, use_cudnn="auto", **kwargs):
-        if use_cudnn is True:
-            raise ValueError(
-                "`use_cudnn=True` must not be given to a recurrent layer whose inputs are "
-                "measured, as cuDNN does not show its states. Received: use_cudnn=True"
-            )
-        super().__init__(*args, use_cudnn=False, **kwargs)
+    """Step by step, as cuDNN does not show the states in between."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{**kwargs, "use_cudnn": False})
 
 
 @_form

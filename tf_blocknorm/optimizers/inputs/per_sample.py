@@ -1,11 +1,11 @@
 """Every sample's part of a gradient divided by the power of its own input."""
 
-import keras
 from keras import layers, ops
 
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.inputs import geometry, measures
 from tf_blocknorm.optimizers.inputs.attach import rebuilt
+from tf_blocknorm.optimizers.inputs.layers import register
 from tf_blocknorm.optimizers.inputs.tap import ATTRIBUTE
 
 _FORMS = {}
@@ -140,5 +140,4 @@ _MIXINS.update(dict.fromkeys(geometry.PLAIN, _Convolution))
 for _parent, _mixin in _MIXINS.items():
     _name = f"PerSample{_parent.__name__}"
     _doc = f"`keras.layers.{_parent.__name__}` whose kernel's gradient is normalised by sample."
-    _form = type(_name, (_mixin, _parent), {"__doc__": _doc, "__module__": __name__})
-    _FORMS[_parent] = keras.saving.register_keras_serializable(package="tf_blocknorm")(_form)
+    register(type(_name, (_mixin, _parent), {"__doc__": _doc, "__module__": __name__}), _FORMS)
