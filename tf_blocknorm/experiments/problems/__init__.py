@@ -3,7 +3,8 @@
 from tf_blocknorm.experiments.problems.base import Problem
 from tf_blocknorm.experiments.problems.cnn import CNN
 from tf_blocknorm.experiments.problems.mlp import MLP
+from tf_blocknorm.experiments.problems.toy import TOY, TOY_PLAIN
 
-PROBLEMS = {problem.name: problem for problem in (MLP, CNN)}
+PROBLEMS = {problem.name: problem for problem in (MLP, CNN, TOY, TOY_PLAIN)}
 
 __all__ = ["PROBLEMS", "Problem"]
