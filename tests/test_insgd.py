@@ -329,6 +329,7 @@ def test_the_monitor_shows_the_multipliers():
     model = problems.compiled(tfb.INSGD(0.01, input_momentum=0.0))
     problems.train(model, x, y, callbacks=[monitor])
     (_, powers) = problems.gradients_and_powers(x, y, 2)
+    assert list(monitor.blocks) == problems.PATHS == list(model.optimizer.blocks)
     shown = dict(zip(monitor.blocks, monitor.records["input_multiplier"][0]))
     for path, power in zip(problems.PATHS, powers[0]):
         expected = 1.0 if power is None else np.mean(1.0 / reference.divisor(power))

@@ -233,7 +233,7 @@ class CarriesStatistics:
                 continue
             so_far = self._accumulated_gradients[self._get_variable_index(variable)]
             total = ops.add(so_far, gradient)
-            variable.assign(ops.where(is_last, total, variable))
+            variable.assign(ops.where(is_last, total, ops.convert_to_tensor(variable)))
             so_far.assign(ops.where(is_last, ops.zeros_like(total), total))
         return super()._overwrite_variables_directly_with_gradients(
             [gradient for gradient, _ in others], [variable for _, variable in others]
