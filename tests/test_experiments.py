@@ -404,17 +404,18 @@ def images(tmp_path_factory):
     return str(path)
 
 
-@pytest.mark.parametrize("problem", ["toy", "toy-plain"])
-def test_insgd_trains_the_toy_cnn(images, tmp_path, problem):
-    scores = {}
-    for method in ("SGD", "INSGD", "INSGD-l1", "INSGD-code", "INSGD-code-l1", "INSGD-constant"):
-        run = runner.Run(
-            problem, images, method, 0.02, 0, 12, options={}, batch_size=16, split="validation"
-        )
-        summary = runner.train(run, tmp_path)
-        scores[method] = summary["val_accuracy"]
-        assert summary.get("inputs") == recipes.RECIPES[method].inputs
-    assert min(scores.values()) > 0.6, scores
+@pytest.mark.parametrize(
+    ("problem", "method"),
+    [("toy", "INSGD"), ("toy", "INSGD-constant"), ("toy-plain", "INSGD-code-l1")],
+)
+def test_insgd_trains_the_toy_cnn(images, tmp_path, problem, method):
+    run = runner.Run(
+        problem, images, method, 0.02, 0, 4, options={}, batch_size=16, split="validation"
+    )
+    summary = runner.train(run, tmp_path)
+    assert summary["inputs"] == recipes.RECIPES[method].inputs
+    losses = [epoch["loss"] for epoch in runner.epochs_on_disk(run, tmp_path)]
+    assert losses[-1] < losses[0]
 
 
 def test_measured_and_constant_rates_of_the_code_agree(images, tmp_path):

@@ -379,6 +379,22 @@ def test_a_kernel_without_a_power_is_an_error_that_names_it():
     tfb.INSGD(powers=[("grouped/kernel", 9.0)]).build(partly.trainable_variables)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the others can")
+def test_overwriting_by_averages_is_an_error_on_jax():
+    optimizer = tfb.INSGD(use_ema=True, ema_overwrite_frequency=3)
+    with pytest.raises(ValueError, match=r"must be None on JAX .*: ema_overwrite_frequency=3"):
+        optimizer.build(problems.probe().trainable_variables)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="an error there")
+def test_overwriting_by_averages():
+    x, y = problems.data(8)
+    ema = {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 2}
+    model = problems.compiled(tfb.INSGD(0.02, powers=[("kernel", np.e)], **ema))
+    sgd = problems.compiled(keras.optimizers.SGD(0.02, 0.9, **ema), problems.probe(convert=None))
+    assert_equal(problems.train(model, x, y), problems.train(sgd, x, y))
+
+
 def test_a_power_for_nothing_is_an_error():
     with pytest.raises(ValueError, match=r"Every pattern of `powers` must match .*'conv'"):
         tfb.INSGD(powers=[("conv", 1.0)]).build(problems.probe().trainable_variables)
