@@ -150,4 +150,5 @@ def _copy_weights(model, copy):
             f"Received: weights of shapes {shapes[0]}, but {shapes[1]} from the configuration"
         )
     for old, new in zip(given, made):
-        new.assign(old)
+        # By NumPy, as JAX would let both have one array, and `fit` of one delete it.
+        new.assign(keras.ops.convert_to_numpy(old))
