@@ -54,10 +54,9 @@ class INSGD(CarriesStatistics, Blockwise, keras.optimizers.Optimizer):
     where $P = S$ at first. Biases, the scales and offsets of normalisation layers, embeddings and
     what is in `exclude` have $K / N = 1$: momentum SGD.
 
-    - With the logarithm, inputs of a hundred times the power make steps of about half the length.
-      Without it they make steps of a hundredth, and the outputs of the layer change alike: halving
-      all inputs and doubling the kernel changes nothing but for $\epsilon$. That is steeper, and
-      rates are larger.
+    - With the logarithm, an input of power 10 000 makes steps half as long as one of power 100.
+      Without it they are a hundredth as long, and the outputs of the layer change alike: halving
+      all inputs and doubling the kernel changes nothing, but for $\epsilon$. Rates are then larger.
     - Where $\log P \le f$ the step is that of SGD, divided by $f$. With a floor below 1, as in the
       authors' code, layers with small inputs make steps of up to $1 / f$ times their gradient.
     - An input of power 0 has no gradient. With $\epsilon = 0$ its slice makes no step.
@@ -112,7 +111,7 @@ class INSGD(CarriesStatistics, Blockwise, keras.optimizers.Optimizer):
     | `"code"`      | the authors' `insgd.py` (2024), number for number, on a model with      |
     |               | `norm="standardized_l2"` or `"standardized_l1"`                         |
     | `"code_2023"` | the same with the decay and the momentum outside of the division, as in |
-    |               | their `nisgd_v2.py` (reconstructed; it has no offset for dense layers)  |
+    |               | their `nisgd_v2.py` (from its description; not compared with it)        |
     | `"nlms"`      | NLMS: rate 1, no momentum, no logarithm, no epsilon                     |
 
     The paper's pseudocode adds the gradient's term; all programs subtract it, as here. Not followed
