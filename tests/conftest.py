@@ -20,6 +20,8 @@ PORTABLE = {
     "test_barzilai_borwein.py",
     "test_blocks.py",
     "test_doctests.py",
+    "test_inputs.py",
+    "test_insgd.py",
     "test_layerwise.py",
     "test_learning_rate_finder.py",
     "test_monitor.py",

@@ -42,6 +42,8 @@ SEEN = "tf_blocknorm/back_matching/seen.py"
 GRAPH = "tf_blocknorm/back_matching/graph.py"
 RATES = "tf_blocknorm/callbacks/learning_rate_finder_tap.py"
 MEASURE = "tf_blocknorm/callbacks/monitor_tap.py"
+INSGD = "tf_blocknorm/optimizers/insgd.py"
+INPUTS = "tf_blocknorm/optimizers/inputs/"
 
 # (what is wrong, file, text, replacement, tests)
 FAULTS = [
@@ -529,6 +531,90 @@ FAULTS = [
         "rules.pop(signal)",
         'rules.pop("loss")',
         "test_learning_rate_finder.py -k asked",
+    ),
+    (
+        "statistics of micro-batches: their maximum",
+        HOOKS,
+        "total = ops.add(so_far, gradient)",
+        "total = ops.maximum(so_far, gradient)",
+        "test_insgd.py -k accumulated",
+    ),
+    (
+        "the average of powers begins at zero",
+        INSGD,
+        "ops.where(average < 0, power, mixed)",
+        "ops.where(average < 0, (1.0 - self.input_momentum) * power, mixed)",
+        "test_insgd.py -k fit",
+    ),
+    (
+        "an infinite power makes zero steps",
+        INSGD,
+        'ops.where(ops.isfinite(power), quotient, float("nan"))',
+        "quotient",
+        "test_insgd.py -k finite",
+    ),
+    (
+        "the gain is forgotten",
+        INSGD,
+        "quotient = gain / ops",
+        "quotient = 1.0 / ops",
+        "test_insgd.py -k authors",
+    ),
+    (
+        "decay and momentum outside of the division",
+        INSGD,
+        'on_gradient = multiplier if self.normalize == "gradient"',
+        'on_gradient = multiplier if self.normalize != "gradient"',
+        "test_insgd.py -k 2023",
+    ),
+    (
+        "groups have each other's powers",
+        INPUTS + "geometry.py",
+        "ops.repeat(by_group, layer.filters // groups, axis=1)",
+        "ops.tile(by_group, (1, layer.filters // groups))",
+        "test_insgd.py -k fit",
+    ),
+    (
+        "letters stand as the input has them",
+        INPUTS + "geometry.py",
+        "ops.transpose(ops.reshape(values, sizes), order)",
+        "values",
+        "test_inputs.py -k shared_letter",
+    ),
+    (
+        "the deviation is the biased one",
+        INPUTS + "measures.py",
+        "ops.maximum(count - 1.0, 1.0)",
+        "count",
+        "test_insgd.py -k authors",
+    ),
+    (
+        "dense layers without the offset of the code",
+        INPUTS + "measures.py",
+        "and geometry.offset:",
+        "and False:",
+        "test_insgd.py -k authors",
+    ),
+    (
+        "the sum in place of the mean over calls and steps",
+        INPUTS + "tap.py",
+        "ops.divide(sums[:-1], sums[-1])",
+        "sums[:-1]",
+        "test_insgd.py -k fit",
+    ),
+    (
+        "a recurrent kernel is divided by the input's power",
+        INPUTS + "layers.py",
+        "states = [self.state_tap(states[0]), *states[1:]]",
+        "states = [self.input_tap(states[0]), *states[1:]]",
+        "test_inputs.py -k recurrent",
+    ),
+    (
+        "by sample, earlier layers get the divided gradient, too",
+        INPUTS + "per_sample.py",
+        "ops.multiply(ops.stop_gradient(inputs), self._factors(inputs))",
+        "ops.multiply(inputs, self._factors(inputs))",
+        "test_inputs.py -k nothing_but",
     ),
 ]
 

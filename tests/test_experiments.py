@@ -444,3 +444,56 @@ def test_processes_begin_anew_after_some_runs(monkeypatch):
     assert [len(piece) for piece in pieces] == [12, 12, 3]
     workers.train_all([], "out", 2, "", None)
     assert len(pieces) == 3
+
+
+# Input-normalised SGD
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("toy", 35_058), ("toy-plain", 34_786)])
+def test_the_toy_cnn_has_as_many_weights_as_the_published_one(name, parameters):
+    model = PROBLEMS[name].build((32, 32, 3), 10)
+    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == parameters
+    assert PROBLEMS[name].build((8, 8), 2).output_shape == (None, 2)
+    with pytest.raises(ExperimentError, match=r"at least 8 x 8 pixels. Received: .*\(4, 4\)"):
+        PROBLEMS[name].build((4, 4), 2)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Three classes of 8 x 8 pixels."""
+    path, enlarge = tmp_path_factory.mktemp("data") / "images.npz", np.ones((2, 2))
+    small = arrays()
+    np.savez(path, **{k: np.kron(v, enlarge) if k[0] == "x" else v for k, v in small.items()})
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("problem", "method"),
+    [("toy", "INSGD"), ("toy", "INSGD-constant"), ("toy-plain", "INSGD-code-l1")],
+)
+def test_insgd_trains_the_toy_cnn(images, tmp_path, problem, method):
+    run = runner.Run(
+        problem, images, method, 0.02, 0, 4, options={}, batch_size=16, split="validation"
+    )
+    summary = runner.train(run, tmp_path)
+    assert summary["inputs"] == recipes.RECIPES[method].inputs
+    losses = [epoch["loss"] for epoch in runner.epochs_on_disk(run, tmp_path)]
+    assert losses[-1] < losses[0]
+
+
+def test_measured_and_constant_rates_of_the_code_agree(images, tmp_path):
+    """What the authors' code measures are constants: the control makes all but the same steps."""
+    losses = []
+    for method in ("INSGD-code", "INSGD-constant", "SGD"):
+        run = runner.Run("toy", images, method, 0.01, 0, 1, options={}, batch_size=16)
+        dataset = data.load(images)
+        keras.utils.set_random_seed(0)
+        model = PROBLEMS["toy"].build(dataset.input_shape, dataset.num_classes)
+        model, given = recipes.RECIPES[method].prepare(model)
+        model.layers[-3].rate = 0.0  # no dropout, whose masks differ between copies
+        optimizer = recipes.RECIPES[method].make(0.01, **given)
+        model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=False)
+        history = model.fit(run.batches(dataset), shuffle=False, verbose=0)
+        losses.append(history.history["loss"][0])
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert abs(losses[2] - losses[1]) > 2 * abs(losses[0] - losses[1])

@@ -2,6 +2,7 @@
 
 import os
 
+import input_problems
 import jax
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ import problems
 import pytest
 import workers
 from cases import CORE_CASES, EACH_PART, PARTS, TABLE
+from cases_inputs import TABLE as INPUT_TABLE
 from test_parity import assert_equal
 
 STEPS = 6
@@ -88,3 +90,25 @@ def test_two_processes_equal_one(part, tmp_path):
         for i in range(2):
             result = np.load(tmp_path / f"{i}.npz")
             assert_equal([result[f"{case.name}:{k}"] for k in range(len(expected))], expected)
+
+
+@pytest.mark.parametrize("parallel", ["data", "model"])
+def test_input_statistics_over_two_devices(parallel):
+    case = next(case for case in INPUT_TABLE if case.name == "paper-l1-decay")
+    x, y = input_problems.data(2 * STEPS)
+    made = data_parallel()
+    if parallel == "model":
+        layout = keras.distribution.LayoutMap(model_parallel().device_mesh)
+        layout["grouped/kernel"] = (None, None, None, "model")
+        layout["dense/kernel"] = ("model", None)
+        made = keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
+    keras.distribution.set_distribution(made)
+    try:
+        model = input_problems.compiled(case.optimizer(), norm=case.norm, jit_compile=True)
+        kernel = model.get_layer("grouped").kernel
+        assert kernel.value.sharding.is_fully_replicated == (parallel == "data")
+        actual = input_problems.train(model, x, y)
+    finally:
+        keras.distribution.set_distribution(None)
+    for a, b in zip(actual, case.reference(x, y), strict=True):
+        np.testing.assert_allclose(a, b, rtol=5e-6, atol=5e-6)

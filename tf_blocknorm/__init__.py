@@ -21,6 +21,10 @@ from tf_blocknorm.optimizers.block_norm import (
     BlockNormSGD,
 )
 from tf_blocknorm.optimizers.forms import block_normalized
+from tf_blocknorm.optimizers.inputs.attach import with_input_statistics
+from tf_blocknorm.optimizers.inputs.constant import constant_powers
+from tf_blocknorm.optimizers.inputs.per_sample import per_sample_normalized
+from tf_blocknorm.optimizers.insgd import INSGD
 from tf_blocknorm.optimizers.lamb import LAMB
 from tf_blocknorm.optimizers.lars import LARS
 from tf_blocknorm.optimizers.novograd import NovoGrad
@@ -28,6 +32,7 @@ from tf_blocknorm.optimizers.novograd import NovoGrad
 __version__ = "0.1.0"
 
 __all__ = [
+    "INSGD",
     "LAMB",
     "LARS",
     "AdaptiveBlockNormSGD",
@@ -47,5 +52,8 @@ __all__ = [
     "__version__",
     "back_matching",
     "block_normalized",
+    "constant_powers",
     "norms",
+    "per_sample_normalized",
+    "with_input_statistics",
 ]

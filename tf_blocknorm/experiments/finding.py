@@ -29,9 +29,11 @@ def find(arguments, argv, console):
     options = {**problem.options, **arguments.options}
 
     keras.utils.set_random_seed(arguments.seed)
-    model = problem.build(dataset.input_shape, dataset.num_classes, **options)
+    model, given = recipe.prepare(
+        problem.build(dataset.input_shape, dataset.num_classes, **options)
+    )
     batches = Batches(dataset.x_train, dataset.y_train, problem.batch_size, arguments.seed)
-    optimizer = recipe.make(arguments.min_learning_rate)
+    optimizer = recipe.make(arguments.min_learning_rate, **given)
     model.compile(optimizer, loss=problem.loss, jit_compile=False)
 
     console.print(

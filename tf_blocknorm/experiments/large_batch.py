@@ -109,7 +109,8 @@ def memory(problem, options, dataset, methods):
     for method in methods:
         keras.utils.clear_session()
         model = problem.build(dataset.input_shape, dataset.num_classes, **options)
-        optimizer = RECIPES[method].make(0.01)
+        model, given = RECIPES[method].prepare(model)
+        optimizer = RECIPES[method].make(0.01, **given)
         optimizer.build(model.trainable_variables)
         kept, weights = (_bytes(v) for v in (optimizer.variables, model.trainable_variables))
         rows.append([RECIPES[method].label, f"{kept / 1e6:.2f}", f"{kept / weights:.3f}"])

@@ -29,6 +29,8 @@ class Recipe:
             not `"learning_rate"`, the learning rate falls from 1 and multiplies it.
         schedule: `LINEAR`, or `OWN` for a float.
         shares: Arguments that count updates, as fractions of those of the run.
+        inputs: What `with_input_statistics` measures in the model; `"constant"` for the powers of
+            `constant_powers`; None for neither.
     """
 
     optimizer: str
@@ -39,8 +41,19 @@ class Recipe:
     rate: str | None = "learning_rate"
     schedule: str = LINEAR
     shares: Mapping = dataclasses.field(default_factory=dict)
+    inputs: str | None = None
 
-    def make(self, rate, steps=None, warmup=0.0):
+    def prepare(self, model):
+        """Return the model that the method trains, and what its optimizer is given for it."""
+        import tf_blocknorm
+
+        if self.inputs is None:
+            return model, {}
+        if self.inputs == "constant":
+            return model, {"powers": tf_blocknorm.constant_powers(model)}
+        return tf_blocknorm.with_input_statistics(model, self.inputs), {}
+
+    def make(self, rate, steps=None, warmup=0.0, **given):
         """Return the optimizer.
 
         Args:
@@ -48,6 +61,7 @@ class Recipe:
             steps: Updates of the run; None for an optimizer without a schedule.
             warmup: The fraction of them in which the learning rate rises from 0; then it falls
                 along a cosine in place of a line.
+            **given: What `prepare` returned.
         """
         import keras
 
@@ -55,7 +69,7 @@ class Recipe:
 
         cls = getattr(tf_blocknorm, self.optimizer, None)
         cls = cls or getattr(keras.optimizers, self.optimizer)
-        arguments = {**self.arguments, **({self.rate: rate} if self.rate else {})}
+        arguments = {**self.arguments, **given, **({self.rate: rate} if self.rate else {})}
         if steps is not None:
             arguments |= {name: math.ceil(share * steps) for name, share in self.shares.items()}
         if self.schedule == LINEAR and steps is not None:
@@ -95,6 +109,7 @@ class Tuning:
 
 GRID = (0.005, 0.01, 0.02, 0.05, 0.1)
 ANY = (0.01,)
+INSGD_GRID = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 def _with_callback(name, rate="learning_rate", norm="max", **options):
@@ -106,6 +121,7 @@ def _with_callback(name, rate="learning_rate", norm="max", **options):
 
 
 _TOLD = ("signal", "steps")
+_CODE = {"floor": 0.01, "input_momentum": 0.0, "gain": "code"}
 
 RECIPES = {
     "BlockNormSGD": Recipe("BlockNormSGD", {"norm": "max"}, "BlockNormSGD, max norm", GRID),
@@ -165,6 +181,17 @@ RECIPES = {
         (0.002, 0.005, 0.01, 0.02, 0.05),
     ),
     "NovoGrad": Recipe("NovoGrad", {}, "NovoGrad", (0.001, 0.002, 0.005, 0.01, 0.02)),
+    "INSGD": Recipe("INSGD", {}, "INSGD", INSGD_GRID, inputs="l2"),
+    "INSGD-l1": Recipe("INSGD", {}, "INSGD, l1", INSGD_GRID, inputs="l1"),
+    "INSGD-code": Recipe(
+        "INSGD", _CODE, "INSGD as in the authors' code", INSGD_GRID, inputs="standardized_l2"
+    ),
+    "INSGD-code-l1": Recipe(
+        "INSGD", _CODE, "INSGD as in the authors' code, l1", INSGD_GRID, inputs="standardized_l1"
+    ),
+    "INSGD-constant": Recipe(
+        "INSGD", _CODE, "SGD, the constant rates of INSGD", INSGD_GRID, inputs="constant"
+    ),
     "finder-loss": _with_callback("LearningRateFinder", None, then="train"),
     "finder-loss-1000": _with_callback("LearningRateFinder", None, then="train", steps=1000),
     "finder-std-1000": _with_callback("LearningRateFinder", None, "std", then="train", steps=1000),

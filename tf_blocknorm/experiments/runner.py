@@ -67,6 +67,7 @@ class Run:
             "callbacks": {name: dict(options) for name, options in recipe.callbacks.items()},
             "schedule": recipe.schedule,
             "shares": dict(recipe.shares),
+            **({"inputs": recipe.inputs} if recipe.inputs else {}),
             "batch_size": self.batch_size or problem.batch_size,
             "versions": records.versions(),
         }
@@ -112,9 +113,10 @@ def train(run, out, command="", report=lambda epoch, logs: None):
     keras.utils.clear_session()
     keras.utils.set_random_seed(run.seed)
     model = problem.build(dataset.input_shape, dataset.num_classes, **run.options)
+    model, given = RECIPES[run.method].prepare(model)
     batches = run.batches(dataset)
     steps = run.epochs * len(batches)
-    optimizer = RECIPES[run.method].make(run.learning_rate, steps, run.warmup)
+    optimizer = RECIPES[run.method].make(run.learning_rate, steps, run.warmup, **given)
     callbacks = RECIPES[run.method].make_callbacks(dataset.x_train)
     model.compile(
         optimizer,

@@ -8,6 +8,10 @@ from keras import ops
 from tf_blocknorm import blocks, norms
 
 
+def _is_statistic(variable):
+    return getattr(variable, "overwrite_with_gradient", False)
+
+
 class Partition:
     """Which variables are measured together, by their index in the optimizer.
 
@@ -15,7 +19,7 @@ class Partition:
         variables: all variables that the optimizer is built for.
         block: see `tf_blocknorm.blocks`, as `validate` returned it.
         skipped: for each variable, whether it belongs to no block. An empty variable never does: it
-            has nothing to measure.
+            has nothing to measure; nor does a statistic, which Keras overwrites with its gradient.
 
     Attributes:
         names: for each variable the name of its block, or None.
@@ -30,7 +34,7 @@ class Partition:
         self._by_unit = block == "unit"
         self.paths = tuple(blocks.path(v) for v in variables)
         self.names = tuple(
-            None if skip or 0 in v.shape else name
+            None if skip or 0 in v.shape or _is_statistic(v) else name
             for name, skip, v in zip(blocks.assign(variables, block), skipped, variables)
         )
         self._places, labels, counts = {}, [], []

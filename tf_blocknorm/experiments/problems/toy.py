@@ -1,0 +1,65 @@
+"""The small network without a name in the experiments with input-normalised SGD.
+
+S. F. Atici, H. Pan and A. E. Cetin's "toy CNN", of whose program we know the layers and the number
+of weights. That activations follow each normalisation and the sum, and that nothing but the
+normalisation is left out where there is none, is inferred.
+"""
+
+import functools
+
+import keras
+from keras import layers
+
+from tf_blocknorm.experiments.errors import ExperimentError
+from tf_blocknorm.experiments.problems.base import Problem
+
+SMALLEST = 8  # pixels, of which the last convolution sees two by two
+
+
+def build(input_shape, num_classes, normalized):
+    """Return five convolutions, one of them beside a shortcut, and a linear layer."""
+    if len(input_shape) not in (2, 3) or min(input_shape[:2]) < SMALLEST:
+        raise ExperimentError(
+            f"The problem `toy` needs images of at least {SMALLEST} x {SMALLEST} pixels. "
+            f"Received: examples of shape {tuple(input_shape)}"
+        )
+
+    def convolution(x, filters, strides=2, size=3):
+        x = layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(x)
+        return layers.BatchNormalization()(x) if normalized else x
+
+    image = x = keras.Input(input_shape)
+    if len(input_shape) == 2:
+        x = layers.Reshape((*input_shape, 1))(x)
+    x = layers.ReLU()(convolution(x, 8, strides=1))
+    x = layers.ReLU()(layers.Add()([convolution(x, 16), convolution(x, 16, size=1)]))
+    for filters in (32, 64):
+        x = layers.ReLU()(convolution(x, filters))
+    x = layers.Flatten()(layers.Dropout(0.2)(x))
+    return keras.Model(image, layers.Dense(num_classes, activation="softmax")(x), name="toy")
+
+
+TOY = Problem(
+    name="toy",
+    title="Toy CNN",
+    summary="six layers with batch normalisation: that of the INSGD experiments",
+    build=functools.partial(build, normalized=True),
+    loss="sparse_categorical_crossentropy",
+    metric="accuracy",
+    batch_size=128,
+    updates=8000,
+    data="cifar10",
+    options={},
+)
+TOY_PLAIN = Problem(
+    name="toy-plain",
+    title="Toy CNN without normalisation",
+    summary="the same without batch normalisation",
+    build=functools.partial(build, normalized=False),
+    loss="sparse_categorical_crossentropy",
+    metric="accuracy",
+    batch_size=128,
+    updates=8000,
+    data="cifar10",
+    options={},
+)
