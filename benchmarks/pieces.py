@@ -1,0 +1,189 @@
+"""What an update on TensorFlow is made of: single operations on all gradients of a network.
+
+    python -m benchmarks.pieces [small | large] [--rounds 9]
+
+Times are per pass over all variables. What `tf_blocknorm/optimizers/kernels/` does was chosen by
+this table; most rows are ways that were not taken.
+"""
+
+import argparse
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+
+from benchmarks.measure import spread, turns
+from benchmarks.models import PROBLEMS, gradients
+from tf_blocknorm.experiments import tables
+
+raw = tf.raw_ops
+
+
+class Pieces:
+    """Gradients, weights and two slots of a network, and functions that make a pass over them."""
+
+    def __init__(self, name):
+        problem = PROBLEMS[name]
+        self.steps = problem.steps
+        shapes = [tuple(v.shape) for v in problem.build().trainable_variables]
+        self.g = [tf.constant(g) for g in gradients(shapes, np.random.default_rng(0))]
+        self.w, self.m, self.v = ([tf.Variable(tf.zeros_like(g)) for g in self.g] for _ in range(3))
+        self.rate = tf.Variable(1e-5)
+        self.sink = tf.Variable(0.0)
+
+    def repeated(self, step):
+        """A function that makes several passes in one call."""
+
+        def body(i):
+            step()
+            return i + 1
+
+        @tf.function(autograph=False)
+        def loop():
+            return tf.while_loop(lambda i: i < self.steps, body, [0], parallel_iterations=1)
+
+        return loop
+
+    def reduced(self, function, jit_compile=None):
+        """A pass that computes one number per gradient."""
+
+        def numbers(g):
+            return tf.stack([function(x) for x in g])
+
+        if jit_compile:
+            numbers = tf.function(numbers, autograph=False, jit_compile=True)
+        return lambda: self.sink.assign(tf.reduce_sum(numbers(self.g)))
+
+    def descend(self, factors=None):
+        """w -= rate * factor * g."""
+        for i, (w, g) in enumerate(zip(self.w, self.g)):
+            alpha = self.rate if factors is None else self.rate * factors[i]
+            raw.ResourceApplyGradientDescent(var=w.handle, alpha=alpha, delta=g)
+
+    def momentum(self):
+        for w, m, g in zip(self.w, self.m, self.g):
+            raw.ResourceApplyKerasMomentum(
+                var=w.handle, accum=m.handle, lr=self.rate, grad=g, momentum=0.9
+            )
+
+    def adam(self, factor=None):
+        for w, m, v, g in zip(self.w, self.m, self.v, self.g):
+            raw.ResourceApplyAdam(
+                var=w.handle,
+                m=m.handle,
+                v=v.handle,
+                beta1_power=0.9,
+                beta2_power=0.99,
+                lr=self.rate,
+                beta1=0.9,
+                beta2=0.999,
+                epsilon=1e-7,
+                grad=g if factor is None else g * factor,
+            )
+
+    def adam_formulas(self, factor):
+        for w, m, v, g in zip(self.w, self.m, self.v, self.g):
+            u = g * factor
+            m.assign_add((u - m) * 0.1)
+            v.assign_add((u * u - v) * 0.001)
+            w.assign_sub(self.rate * m / (tf.sqrt(v) + 1e-7))
+
+    def inverse_norms(self):
+        return tf.unstack(tf.math.rsqrt(2.0 * tf.stack([tf.nn.l2_loss(g) for g in self.g])))
+
+    def lanes(self, count, bundle):
+        """Norm and descent of some gradients before the next ones, to find them in the cache."""
+        bundles, size = [[]], 0
+        for i, g in enumerate(self.g):
+            bundles[-1].append(i)
+            size += 4 * int(np.prod(g.shape))
+            if size >= bundle:
+                bundles.append([])
+                size = 0
+        last = [[] for _ in range(count)]
+        for k, members in enumerate(b for b in bundles if b):
+            with tf.control_dependencies(last[k % count]):
+                last[k % count] = []
+                for i in members:
+                    g = tf.identity(self.g[i])
+                    alpha = self.rate * tf.math.rsqrt(2.0 * tf.nn.l2_loss(g))
+                    op = raw.ResourceApplyGradientDescent(
+                        var=self.w[i].handle, alpha=alpha, delta=g
+                    )
+                    last[k % count].append(op)
+
+
+def table(p):
+    """The rows: name and function."""
+    compiled = tf.function(p.adam_formulas, autograph=False, jit_compile=True)
+
+    def flat():
+        parts = [tf.reshape(g, [-1]) for g in p.g]
+        pieces = tf.split(tf.concat(parts, 0), [int(x.shape[0]) for x in parts])
+        for w, piece in zip(p.w, pieces):
+            w.assign_sub(tf.reshape(piece, w.shape))
+
+    def keras_update(optimizer):
+        variables = [keras.Variable(tf.zeros_like(w)) for w in p.w]
+        optimizer.build(variables)
+        return lambda: optimizer.apply(p.g, variables)
+
+    def by_rows(x):
+        return tf.reduce_sum(tf.reduce_sum(tf.reshape(x * x, [-1, x.shape[-1]]), axis=1))
+
+    def by_columns(x):
+        return tf.reduce_sum(tf.reduce_sum(tf.reshape(x * x, [-1, x.shape[-1]]), axis=0))
+
+    def by_product(x):
+        row = tf.reshape(x, [1, -1])
+        return tf.matmul(row, row, transpose_b=True)[0, 0]
+
+    return {
+        "sum of squares: reduce_sum(square)": p.reduced(lambda x: tf.reduce_sum(x * x)),
+        "sum of squares: l2_loss": p.reduced(tf.nn.l2_loss),
+        "sum of squares: EuclideanNorm": p.reduced(
+            lambda x: raw.EuclideanNorm(input=tf.reshape(x, [-1]), axis=[0])
+        ),
+        "sum of squares: matrix product": p.reduced(by_product),
+        "sum of squares, XLA": p.reduced(lambda x: tf.reduce_sum(x * x), True),
+        "sum of squares, XLA: rows first": p.reduced(by_rows, True),
+        "sum of squares, XLA: columns first": p.reduced(by_columns, True),
+        "sum of squares, XLA: matrix product": p.reduced(by_product, True),
+        "largest: reduce_max(abs)": p.reduced(lambda x: tf.reduce_max(tf.abs(x))),
+        "largest: reduce_max, reduce_min": p.reduced(
+            lambda x: tf.maximum(tf.reduce_max(x), -tf.reduce_min(x))
+        ),
+        "descent": p.descend,
+        "descent, with norm": lambda: p.descend(p.inverse_norms()),
+        "descent, with norm, 2 lanes of 8 MB": lambda: p.lanes(2, 8e6),
+        "descent by one flat buffer": flat,
+        "momentum": p.momentum,
+        "Adam": p.adam,
+        "Adam of a multiplied gradient": lambda: p.adam(p.rate),
+        "Adam of a multiplied gradient, XLA": lambda: compiled(tf.convert_to_tensor(p.rate)),
+        "Keras SGD": keras_update(keras.optimizers.SGD(1e-5)),
+        "Keras momentum": keras_update(keras.optimizers.SGD(1e-5, 0.9)),
+        "Keras Adam": keras_update(keras.optimizers.Adam(1e-5)),
+    }
+
+
+def main():
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("network", nargs="?", default="large", choices=("small", "large"))
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    pieces = Pieces(arguments.network)
+    runs = {name: pieces.repeated(step) for name, step in table(pieces).items()}
+    for run in runs.values():
+        run()
+    rows = []
+    for name, times in turns(runs, arguments.rounds, seconds=600).items():
+        found = spread([1e3 * t / pieces.steps for t in times])
+        rows.append([name, f"{found['median']:.3g}", f"{found['low']:.3g}-{found['high']:.3g}"])
+    Console().print(tables.terminal(["operation", "ms", "quartiles"], rows))
+
+
+if __name__ == "__main__":
+    main()
