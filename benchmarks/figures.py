@@ -83,7 +83,7 @@ def _scaling(result):
         panel.grid(color=GRID, linewidth=0.8)
     if not drawn:
         return None
-    panels[0].legend(frameon=False, fontsize=9)
+    next(panel for panel in panels if panel.lines).legend(frameon=False, fontsize=9)
     return figure
 
 
