@@ -42,11 +42,69 @@ SEEN = "tf_blocknorm/back_matching/seen.py"
 GRAPH = "tf_blocknorm/back_matching/graph.py"
 RATES = "tf_blocknorm/callbacks/learning_rate_finder_tap.py"
 MEASURE = "tf_blocknorm/callbacks/monitor_tap.py"
+FUSED_NORMS = "tf_blocknorm/norms/fused.py"
+FUSED = "tf_blocknorm/optimizers/kernels/tensorflow.py"
 INSGD = "tf_blocknorm/optimizers/insgd.py"
 INPUTS = "tf_blocknorm/optimizers/inputs/"
 
 # (what is wrong, file, text, replacement, tests)
 FAULTS = [
+    (
+        "fused: stacked norms in the wrong order",
+        FUSED_NORMS,
+        "return joined if list(places) == list(range(len(order))) else tf.gather(joined, places)",
+        "return joined",
+        "test_kernels.py -k numpy",
+    ),
+    (
+        "fused: the negative entries do not count",
+        FUSED_NORMS,
+        "joined.maximum(-_reduced(tensors, tf.reduce_min))",
+        "joined.maximum(_reduced(tensors, tf.reduce_min))",
+        "test_kernels.py -k numpy",
+    ),
+    (
+        "fused: the factor is lost",
+        FUSED,
+        "(tensor, rate * factor) if",
+        "(tensor, rate) if",
+        "test_parity.py -k sgd",
+    ),
+    (
+        "fused: the factors of units are lost",
+        FUSED,
+        "else (tensor * factor, rate)",
+        "else (tensor, rate)",
+        "test_parity.py -k unit",
+    ),
+    (
+        "fused: no look ahead",
+        FUSED,
+        "momentum=_scalar(momentum, gradient),\n        use_nesterov=nesterov,",
+        "momentum=_scalar(momentum, gradient),",
+        "test_parity.py -k nesterov",
+    ),
+    (
+        "fused: Adam corrects both averages alike",
+        FUSED,
+        "_scalar(powers[1], gradient)",
+        "_scalar(powers[0], gradient)",
+        "test_parity.py -k adam",
+    ),
+    (
+        "fused: LAMB's direction begins where the last one ended",
+        FUSED,
+        "    workspace.assign(start)\n",
+        "",
+        "test_parity.py -k lamb",
+    ),
+    (
+        "fused: LAMB's epsilon beside the uncorrected average",
+        FUSED,
+        "epsilon * root, -root / corrections[0]",
+        "epsilon, -root / corrections[0]",
+        "test_parity.py -k lamb",
+    ),
     ("l2 is the rms", SIZES, '"l2": l2,', '"l2": rms,', "test_norms.py -k size"),
     ("max keeps signs", SIZES, "[ops.abs(x) for x in tensors]", "tensors", "test_norms.py -k size"),
     (
@@ -130,8 +188,8 @@ FAULTS = [
     (
         "updates step by 1, not by the rate",
         BASE,
-        "ops.cast(learning_rate, direction.dtype)",
-        "1.0",
+        "self._move(variable, direction, learning_rate, factor)",
+        "self._move(variable, direction, 1.0, factor)",
         "test_parity.py -k update",
     ),
     (
@@ -179,11 +237,11 @@ FAULTS = [
     (
         "normalised before the sum over replicas",
         HOOKS,
-        "gradients, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars))",
-        "grads, variables = zip(*grads_and_vars)\n"
-        "        grads = self.on_gradients(grads, variables)\n"
-        "        pairs = list(zip(grads, variables))\n"
-        "        gradients, variables = zip(*super()._all_reduce_sum_gradients(pairs))",
+        "            grads_and_vars = super()._all_reduce_sum_gradients(grads_and_vars)",
+        "            grads, variables = zip(*grads_and_vars)\n"
+        "            grads = self.on_gradients(grads, variables)\n"
+        "            pairs = list(zip(grads, variables))\n"
+        "            grads_and_vars = super()._all_reduce_sum_gradients(pairs)",
         "test_distribution.py -k mirrored_strategy_equals",
     ),
     (
@@ -337,8 +395,8 @@ FAULTS = [
     (
         "the first step is averaged, too",
         NOVOGRAD,
-        "ops.where(ops.equal(self.iterations, 0), 1.0, share)",
-        "share",
+        "ops.where(ops.equal(self.iterations, 0), 1.0, scale)",
+        "scale",
         "test_layerwise.py -k addons",
     ),
     (
@@ -365,8 +423,8 @@ FAULTS = [
     (
         "LARS: the decay is not scaled",
         LARS,
-        "factors[position] = ratio",
-        "factors[position] = 1.0",
+        "shares[position] = ratio",
+        "shares[position] = 1.0",
         "test_parity.py -k lars",
     ),
     (

@@ -135,7 +135,8 @@ class Blockwise(Hooks):
         """Betas to the power of the number of this step, once for all variables of a step."""
         if self._scratch.powers is None:
             step = ops.cast(self.iterations + 1, dtype)
-            self._scratch.powers = [ops.power(ops.cast(beta, dtype), step) for beta in betas]
+            betas = [ops.convert_to_tensor(beta, dtype) for beta in betas]
+            self._scratch.powers = [ops.power(beta, step) for beta in betas]
         return self._scratch.powers
 
     def _add_numbers(self, name, value=0.0):

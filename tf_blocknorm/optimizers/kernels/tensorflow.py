@@ -22,12 +22,19 @@ def _rank(scalar):
     return len(getattr(scalar, "shape", ()))
 
 
+def _scalar(value, like):
+    """A number or scalar in the dtype of a tensor; `tf.cast` would round a number to float32."""
+    if isinstance(value, (int, float)):
+        return tf.constant(value, like.dtype)
+    return tf.cast(value, like.dtype)
+
+
 def _absorb(tensor, rate, factor):
     """The tensor and what it is to be multiplied by: rate and factor, or rate alone.
 
     A factor is a scalar, None, or a vector for the last axis, which no operation takes.
     """
-    rate = tf.cast(rate, tensor.dtype)
+    rate = _scalar(rate, tensor)
     if factor is None:
         return tensor, rate
     factor = tf.cast(factor, tensor.dtype)
@@ -48,7 +55,7 @@ def velocity(variable, slot, gradient, momentum, rate, factor=None, nesterov=Fal
         accum=slot.handle,
         lr=rate,
         grad=gradient,
-        momentum=tf.cast(momentum, gradient.dtype),
+        momentum=_scalar(momentum, gradient),
         use_nesterov=nesterov,
     )
 
@@ -58,9 +65,9 @@ def heavy_ball(variable, slot, update, momentum, rate, nesterov=False):
     tf.raw_ops.ResourceApplyMomentum(
         var=variable.handle,
         accum=slot.handle,
-        lr=tf.cast(rate, update.dtype),
+        lr=_scalar(rate, update),
         grad=update,
-        momentum=tf.cast(momentum, update.dtype),
+        momentum=_scalar(momentum, update),
         use_nesterov=nesterov,
     )
 
@@ -71,12 +78,12 @@ def adam(variable, m, v, gradient, beta_1, beta_2, epsilon, rate, powers=(0.0, 0
         "var": variable.handle,
         "m": m.handle,
         "v": v.handle,
-        "beta1_power": tf.cast(powers[0], gradient.dtype),
-        "beta2_power": tf.cast(powers[1], gradient.dtype),
-        "lr": tf.cast(rate, gradient.dtype),
-        "beta1": tf.cast(beta_1, gradient.dtype),
-        "beta2": tf.cast(beta_2, gradient.dtype),
-        "epsilon": tf.cast(epsilon, gradient.dtype),
+        "beta1_power": _scalar(powers[0], gradient),
+        "beta2_power": _scalar(powers[1], gradient),
+        "lr": _scalar(rate, gradient),
+        "beta1": _scalar(beta_1, gradient),
+        "beta2": _scalar(beta_2, gradient),
+        "epsilon": _scalar(epsilon, gradient),
         "grad": gradient,
     }
     if v_hat is None:
