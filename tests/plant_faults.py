@@ -311,8 +311,8 @@ FAULTS = [
     (
         "the cosine is taken before the average",
         AGREEMENT,
-        "ops.where(k, _dot(u, block) / ops.where(k, n, 1.0), 0.0)",
-        "ops.where(k, _dot(u, block), 0.0)",
+        "ops.where(k, norms.dot(block, other) * inverse / ops.where(k, n, 1.0), 0.0)",
+        "ops.where(k, norms.dot(block, other) * inverse, 0.0)",
         "test_adaptive_step.py -k reference",
     ),
     (

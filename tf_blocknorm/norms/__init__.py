@@ -29,6 +29,7 @@ measured and divided in float32; float64 stays float64.
 
 from tf_blocknorm.norms.exact import (
     Block,
+    dot,
     inside_xla,
     norm,
     normalize,
@@ -41,6 +42,7 @@ from tf_blocknorm.norms.sizes import get, names
 
 __all__ = [
     "Block",
+    "dot",
     "get",
     "inside_xla",
     "names",

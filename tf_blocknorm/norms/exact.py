@@ -91,6 +91,15 @@ def inside_xla():
     return keras.backend.backend() == "jax"
 
 
+def _fused():
+    """The module of fused reductions where they can be used, or None."""
+    if keras.backend.backend() != "tensorflow" or inside_xla():
+        return None
+    from tf_blocknorm.norms import fused
+
+    return fused
+
+
 def _measure(blocks, norm, keep=True):
     """The blocks, each brought by a power of two into the range of safe squares, and their sizes.
 
@@ -102,15 +111,12 @@ def _measure(blocks, norm, keep=True):
     blocks, dtype = _in_one_dtype(blocks)
     limits = _LIMITS[dtype]
 
-    fused = keras.backend.backend() == "tensorflow" and not inside_xla()
+    fused = _fused()
 
     def sizes_of(blocks):
-        if fused:
-            from tf_blocknorm.norms.fused import sizes
-
-            found = sizes(blocks, norm)
-            if found is not None:
-                return found
+        found = fused and fused.sizes(blocks, norm)
+        if found is not None:
+            return found
         function = get(norm)
         return _join([function(block.tensors, block.axis) for block in blocks])
 
@@ -199,6 +205,16 @@ def normalize(blocks, norm, epsilon=0.0, lengths=None):
         block.map(lambda x, inverse=inverse: ops.multiply(x, inverse)).tensors
         for block, inverse in zip(scaled, inverses)
     ]
+
+
+def dot(block, other):
+    """The sum of the products of two blocks' entries: a scalar, or a vector with one per unit."""
+    fused, pairs = _fused(), list(zip(block.tensors, other.tensors))
+    if fused and not block.per_unit:
+        products = [fused.dot(x, ops.cast(y, x.dtype)) for x, y in pairs]
+    else:
+        products = [ops.sum(x * ops.cast(y, x.dtype), block.axis) for x, y in pairs]
+    return sum(products[1:], products[0])
 
 
 def unmultiplied(blocks, norm, epsilon=0.0, lengths=None):

@@ -28,6 +28,12 @@ def sizes(blocks, norm):
     return _NORMS[norm](tensors, _Joined(owners), np.array(counts, tensors[0].dtype.as_numpy_dtype))
 
 
+def dot(x, y):
+    """The sum of the products of the entries of two tensors, as a product of matrices."""
+    rows = tf.reshape(x, [1, -1]), tf.reshape(y, [1, -1])
+    return tf.reshape(tf.matmul(*rows, transpose_b=True), [])
+
+
 class _Joined:
     """What to do with the numbers of the tensors to get those of the blocks."""
 

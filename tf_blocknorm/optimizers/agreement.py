@@ -25,22 +25,23 @@ def compare(partition, indices, gradients, averages, decay, assign):
     groups = list(members.values())
     slots = [averages[index] for index in indices]
     past = partition.make(slots, groups)
-    # Unit vectors, as products of raw gradients leave the range of floats.
-    units = norms.normalize(partition.make(gradients, groups), "l2")
-    units = [norms.Block(unit, block.per_unit) for unit, block in zip(units, past)]
+    # In the range of safe squares, as products of raw gradients leave that of floats.
+    scaled, inverses = norms.unmultiplied(partition.make(gradients, groups), "l2")
 
-    lengths = [ops.sqrt(_dot(block, block)) for block in past]
-    known = [ops.logical_and(n > 0, _dot(u, u) > 0) for n, u in zip(lengths, units)]
+    lengths = norms.sizes(past, "l2")
+    known = [ops.logical_and(n > 0, inverse > 0) for n, inverse in zip(lengths, inverses)]
     cosines = [
-        ops.where(k, _dot(u, block) / ops.where(k, n, 1.0), 0.0)
-        for k, n, u, block in zip(known, lengths, units, past)
+        ops.where(k, norms.dot(block, other) * inverse / ops.where(k, n, 1.0), 0.0)
+        for k, n, inverse, block, other in zip(known, lengths, inverses, scaled, past)
     ]
     joined = partition.join(members, cosines), partition.join(members, known)
 
-    for group, unit in zip(groups, units):
-        for position, direction in zip(group, unit.tensors):
+    for group, block, inverse in zip(groups, scaled, inverses):
+        for position, direction in zip(group, block.tensors):
             slot = slots[position]
-            mixed = decay * ops.cast(slot, direction.dtype) + (1.0 - decay) * direction
+            mixed = ops.multiply(direction, (1.0 - decay) * inverse)
+            if decay:
+                mixed = decay * ops.cast(slot, direction.dtype) + mixed
             assign(slot, ops.cast(mixed, slot.dtype))
     return joined
 
@@ -61,8 +62,3 @@ def mean(partition, cosines, known):
     weights = ops.where(known, ops.convert_to_tensor(partition.counts), 0.0)
     total = ops.sum(weights)
     return ops.sum(weights * cosines) / ops.maximum(total, 1.0), total > 0
-
-
-def _dot(a, b):
-    products = [ops.sum(x * ops.cast(y, x.dtype), a.axis) for x, y in zip(a.tensors, b.tensors)]
-    return sum(products[1:], products[0])
