@@ -61,7 +61,7 @@ def batches(batch=BATCH, epochs=EPOCHS):
 # Arguments of SGD, and of the callback.
 ROWS = {
     "measured": ({}, {"inputs": INPUTS, "update_freq": 3}),
-    "static": ({}, {"update_freq": 4}),
+    "static": ({"clipnorm": 0.8}, {"update_freq": 4}),
     "options": (
         {"momentum": 0.7, "nesterov": True, "weight_decay": 0.3},
         {
@@ -76,7 +76,7 @@ ROWS = {
         {"learning_rate": 0.004, "momentum": 0.5},
         {"inputs": INPUTS, "update_freq": 1, "normalize": None, "bounds": None},
     ),
-    "epoch": ({"clipnorm": 0.8}, {"inputs": INPUTS, "update_freq": "epoch", "relu": "unit"}),
+    "epoch": ({}, {"inputs": INPUTS, "update_freq": "epoch", "relu": "unit"}),
     "once": ({"momentum": 0.9}, {"inputs": INPUTS, "update_freq": None, "rank": "min"}),
 }
 EACH = pytest.mark.parametrize("row", ROWS)
