@@ -128,8 +128,6 @@ def test_every_variable_moves_otherwise_than_without(row):
 @EACH
 @pytest.mark.parametrize("mode", MODES)
 def test_accumulated_micro_batches_are_one_batch(row, mode):
-    if BACKEND == "torch":
-        pytest.skip("one mode is enough for what does not touch the backend")
     sgd, callback = arguments(row)
     if callback["update_freq"] == "epoch":
         callback = {**callback, "update_freq": 5}
