@@ -241,7 +241,7 @@ def test_the_geometric_mean_of_the_multipliers_of_all_weights_is_one():
 
 
 def test_bounds_come_last():
-    found = list(zip(variables(100, 1, 1), [1.0, 1e-9, 1e9]))
+    found = list(zip(variables(100, 1, 1), [7.0, 7e-9, 7e9]))
     assert multipliers(found, Options(bounds=(0.5, 20.0)))[1:] == [20.0, 0.5]
     assert multipliers(found)[1:] == [1e3, 1e-3]
 
