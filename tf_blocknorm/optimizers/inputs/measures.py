@@ -9,26 +9,36 @@ STD_FLOOR = 0.01
 DENSE_OFFSET = 0.1
 
 
-def values(x, geometry, norm):
-    """What is summed up: the squares or magnitudes of the input, in float32 at least.
+def powers(x, geometry, norm):
+    """The power of every sample, and of each of its channels, in float32 at least.
 
     Args:
         x: the input of a layer.
         geometry: a `Geometry` of that layer.
-        norm: one of `NORMS`. `"standardized_…"` first subtracts the mean and divides by the
+        norm: one of `NORMS`. `"standardized_…"` is that of the input less its mean, divided by the
             unbiased standard deviation, or by 0.01 where that is smaller.
 
     Returns:
-        A tensor of the shape of `x`.
+        A tensor of the shape of `x`, but with 1 for the axes that are summed over.
     """
     x = ops.cast(x, at_least_float32(x.dtype))
-    if norm.startswith("standardized"):
-        axes = geometry.axes(geometry.summed, len(x.shape))
-        count = ops.cast(size(x, axes), x.dtype)
+    axes = geometry.axes(geometry.summed, len(x.shape))
+    standardized = norm.startswith("standardized")
+    if standardized:
         x = ops.subtract(x, ops.mean(x, axis=axes, keepdims=True))
-        variance = ops.sum(ops.square(x), axis=axes, keepdims=True) / ops.maximum(count - 1.0, 1.0)
-        x = ops.divide(x, ops.maximum(ops.sqrt(variance), STD_FLOOR))
-    return ops.abs(x) if norm.endswith("l1") else ops.square(x)
+    squares = None
+    if standardized or norm == "l2":
+        squares = ops.sum(ops.square(x), axis=axes, keepdims=True)
+    power = ops.sum(ops.abs(x), axis=axes, keepdims=True) if norm.endswith("l1") else squares
+    if standardized:
+        # Of sums, and not of every entry, which gives the same and costs a pass over them.
+        count = ops.cast(size(x, axes), x.dtype)
+        deviation = ops.sqrt(ops.divide(squares, ops.maximum(count - 1.0, 1.0)))
+        deviation = ops.maximum(deviation, STD_FLOOR)
+        power = ops.divide(power, deviation if norm.endswith("l1") else ops.square(deviation))
+    if standardized and geometry.offset:
+        power = ops.add(power, DENSE_OFFSET)
+    return power
 
 
 def sums(x, geometry, norm):
@@ -39,16 +49,12 @@ def sums(x, geometry, norm):
     Returns:
         A vector, one longer than the layer has channels (or 1 where these are not told apart).
     """
-    rank = len(x.shape)
-    kept = geometry.axes(geometry.kept, rank)
-    summed = geometry.axes(geometry.summed, rank)
-    averaged = [axis for axis in range(rank) if axis not in (*kept, *summed)]
-    power = values(x, geometry, norm)
-    power = ops.sum(power, axis=tuple(sorted((*averaged, *summed))))
+    kept_or_summed = geometry.axes((*geometry.kept, *geometry.summed), len(x.shape))
+    averaged = tuple(axis for axis in range(len(x.shape)) if axis not in kept_or_summed)
+    power = powers(x, geometry, norm)
     count = ops.cast(size(x, averaged), power.dtype)
-    if norm.startswith("standardized") and geometry.offset:
-        power = ops.add(power, DENSE_OFFSET * count)
-    return ops.concatenate([ops.reshape(power, (-1,)), ops.reshape(count, (1,))])
+    power = ops.reshape(ops.sum(power, axis=averaged), (-1,))
+    return ops.concatenate([power, ops.reshape(count, (1,))])
 
 
 def size(x, axes):

@@ -107,11 +107,8 @@ class _PerSample:
 
     def _factors(self, inputs):
         """One over N for each sample and channel; 0 for a sample without power."""
-        o, axes = self.per_sample, geometry.Geometry.axes(self._geometry.summed, len(inputs.shape))
-        power = ops.sum(measures.values(inputs, self._geometry, o["norm"]), axes, keepdims=True)
-        if o["norm"].startswith("standardized") and self._geometry.offset:
-            power = ops.add(power, measures.DENSE_OFFSET)
-        power = ops.stop_gradient(power)
+        o = self.per_sample
+        power = ops.stop_gradient(measures.powers(inputs, self._geometry, o["norm"]))
         divisor = ops.maximum(ops.log(power), o["floor"]) if o["log"] else power + o["epsilon"]
         zero = ops.equal(power, 0)
         factors = 1.0 / ops.where(zero, ops.ones_like(divisor), divisor)
