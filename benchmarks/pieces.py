@@ -1,6 +1,6 @@
 """What an update on TensorFlow is made of: single operations on all gradients of a network.
 
-    python -m benchmarks.pieces [small | large] [--rounds 9]
+    python -m benchmarks.pieces [small | large] [--rounds 9] [--out FILE.md]
 
 Times are per pass over all variables. What `tf_blocknorm/optimizers/kernels/` does was chosen by
 this table; most rows are ways that were not taken.
@@ -15,7 +15,7 @@ from rich.console import Console
 
 from benchmarks.measure import spread, turns
 from benchmarks.models import PROBLEMS, gradients
-from tf_blocknorm.experiments import tables
+from tf_blocknorm.experiments import records, tables
 
 raw = tf.raw_ops
 
@@ -173,6 +173,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("network", nargs="?", default="large", choices=("small", "large"))
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", help="where to write the table, as Markdown")
     arguments = parser.parse_args()
     pieces = Pieces(arguments.network)
     runs = {name: pieces.repeated(step) for name, step in table(pieces).items()}
@@ -182,7 +183,10 @@ def main():
     for name, times in turns(runs, arguments.rounds, seconds=600).items():
         found = spread([1e3 * t / pieces.steps for t in times])
         rows.append([name, f"{found['median']:.3g}", f"{found['low']:.3g}-{found['high']:.3g}"])
-    Console().print(tables.terminal(["operation", "ms", "quartiles"], rows))
+    header = ["operation", "ms", "quartiles"]
+    Console().print(tables.terminal(header, rows))
+    if arguments.out:
+        records.write_text(arguments.out, tables.markdown(header, rows))
 
 
 if __name__ == "__main__":

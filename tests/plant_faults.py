@@ -395,8 +395,8 @@ FAULTS = [
     (
         "the first step is averaged, too",
         NOVOGRAD,
-        "ops.where(ops.equal(self.iterations, 0), 1.0, scale)",
-        "scale",
+        "ops.where(ops.equal(self.iterations, 0), 1.0, share)",
+        "share",
         "test_layerwise.py -k addons",
     ),
     (

@@ -65,7 +65,8 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
     each of which must match a variable, or `"vectors"`: all variables of rank 0 and 1, the biases
     and the scales and offsets of normalisation layers. `None` stands for no variable.
 
-    Slots: one tensor per variable if there is momentum, and one number per block, its ratio:
+    Slots: one tensor per variable if there is momentum ($-m$, as `keras.optimizers.SGD` keeps it),
+    and one number per block, its ratio:
     `trust_ratios`, which `BlockNormMonitor` shows.
 
     Other implementations, number for number:

@@ -216,18 +216,15 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
         rate = ops.cast(learning_rate, variable.dtype)
         momentum = self._momenta[index]
 
-        scale = None
-        if self.grad_averaging:
-            scale = 1.0 - self.beta_1
-            if self.grad_averaging == "after_first":
-                scale = ops.where(ops.equal(self.iterations, 0), 1.0, scale)
-            scale = ops.cast(scale, variable.dtype)
-        if self.learning_rate_inside:
-            scale, rate = times(rate, scale), ops.ones_like(rate)
-        if scale is not None:
-            factor = times(scale, factor)
         update = ops.cast(times(gradient, factor), variable.dtype)
-        update = self._plus_decay(update, variable, 1.0 if scale is None else scale)
+        update = self._plus_decay(update, variable)
+        if self.grad_averaging:
+            share = 1.0 - self.beta_1
+            if self.grad_averaging == "after_first":
+                share = ops.where(ops.equal(self.iterations, 0), 1.0, share)
+            update = ops.multiply(update, ops.cast(share, variable.dtype))
+        if self.learning_rate_inside:
+            update, rate = ops.multiply(update, rate), ops.ones_like(rate)
         if self._fits(variable, update, rate):
             FUSED.heavy_ball(variable, momentum, update, self.beta_1, rate)
             return
