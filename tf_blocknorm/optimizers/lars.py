@@ -66,8 +66,7 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
     and the scales and offsets of normalisation layers. `None` stands for no variable.
 
     Slots: one tensor per variable if there is momentum ($-m$, as `keras.optimizers.SGD` keeps it),
-    and one number per block, its ratio:
-    `trust_ratios`, which `BlockNormMonitor` shows.
+    and one number per block, its ratio: `trust_ratios`, which `BlockNormMonitor` shows.
 
     Other implementations, number for number:
 
