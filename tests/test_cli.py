@@ -161,7 +161,13 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(npz, tmp_path):
     argv = [COMMAND, "run", "mlp", "--data", npz, "--depth", "1", "--epochs", "20"]
     argv += ["--seeds", "500", "--methods", "SGD", "--jobs", "1", "--out", str(tmp_path)]
     process = subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        argv,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # What a shell starts in the background ignores interrupts, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         deadline = time.monotonic() + 120
