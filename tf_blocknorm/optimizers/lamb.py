@@ -69,7 +69,8 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
     and the scales and offsets of normalisation layers. `None` stands for no variable.
 
     Slots: two tensors per variable and one number per block, its ratio: `trust_ratios`, which
-    `BlockNormMonitor` shows.
+    `BlockNormMonitor` shows. On TensorFlow, two workspaces of the size of the largest variables
+    stand beside them; they are not saved.
 
     Differences from other implementations: `keras.optimizers.Lamb` decays the weights before the
     step and outside of the ratio, has a ratio for biases, too, and an epsilon of 1e-7; without
