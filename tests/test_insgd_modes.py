@@ -1,7 +1,5 @@
 """INSGD in the ways in which TensorFlow runs, saves and spreads a step."""
 
-import pickle
-
 import input_problems as problems
 import keras
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 import tensorflow as tf
 from cases_inputs import CORE_CASES, TABLE
 from test_insgd import assert_equal, by_name
+from test_saving import through_keras, through_pickle
 
 import tf_blocknorm as tfb
 
@@ -88,15 +87,6 @@ def test_one_trace_for_all_steps_and_rates(monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------ saving
-
-
-def through_keras(model, case, folder):
-    model.save(folder / "model.keras")
-    return keras.saving.load_model(folder / "model.keras")
-
-
-def through_pickle(model, case, folder):
-    return pickle.loads(pickle.dumps(model))
 
 
 def through_weights(model, case, folder):

@@ -131,13 +131,21 @@ class Blockwise(Hooks):
         step = ops.multiply(ops.cast(learning_rate, direction.dtype), direction)
         self.assign_sub(variable, ops.cast(step, variable.dtype))
 
+    def _once(self, name, dtype, make):
+        """What `make()` returned for the first variable of this dtype in a fused step."""
+        shared = self._scratch.shared
+        if (name, dtype) not in shared:
+            shared[name, dtype] = make()
+        return shared[name, dtype]
+
     def powers(self, betas, dtype):
-        """Betas to the power of the number of this step, once for all variables of a step."""
-        if self._scratch.powers is None:
+        """Betas to the power of the number of this step."""
+
+        def make():
             step = ops.cast(self.iterations + 1, dtype)
-            betas = [ops.convert_to_tensor(beta, dtype) for beta in betas]
-            self._scratch.powers = [ops.power(beta, step) for beta in betas]
-        return self._scratch.powers
+            return [ops.power(ops.convert_to_tensor(beta, dtype), step) for beta in betas]
+
+        return self._once("powers", dtype, make)
 
     def _add_numbers(self, name, value=0.0):
         """A slot with one number per block, in the dtype that blocks are measured in."""

@@ -60,9 +60,10 @@ class _CommonHooks:
         super().__init__(*args, **kwargs)
         # What lives no longer than a trace. In a namespace, as TensorFlow would try to write a bare
         # list or dict into checkpoints. `fused`: whether this step may use fused operations;
-        # `factors`: what gradients are still to be multiplied by.
+        # `factors`: what gradients are still to be multiplied by; `shared`: what is the same for
+        # all variables of the step.
         self._scratch = types.SimpleNamespace(
-            visits=[], watched=None, compiled={}, fused=False, factors={}, powers=None
+            visits=[], watched=None, compiled={}, fused=False, factors={}, shared={}
         )
 
     def on_gradients(self, gradients, variables):
@@ -218,7 +219,7 @@ class TensorFlowHooks(_CommonHooks):
         try:
             super()._backend_update_step(grads, trainable_variables, learning_rate)
         finally:
-            self._scratch.fused, self._scratch.factors, self._scratch.powers = False, {}, None
+            self._scratch.fused, self._scratch.factors, self._scratch.shared = False, {}, {}
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         if not self.jit_compile:

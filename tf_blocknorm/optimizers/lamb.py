@@ -122,7 +122,7 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
         self.trust_clip = arguments.bounds("trust_clip", trust_clip)
         self.phi_bounds = arguments.bounds("phi_bounds", phi_bounds)
         self.bias_correction = bool(bias_correction)
-        self._scratch.workspaces, self._scratch.corrections = {}, None
+        self._scratch.workspaces = {}
 
     def build(self, variables):
         if self.built:
@@ -153,10 +153,12 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
             start = ops.multiply(variable, ops.cast(self.weight_decay, dtype))
         # As the operation sees them, so that averages and corrections belong together.
         betas = [float(np.asarray(beta, dtype)) for beta in (self.beta_1, self.beta_2)]
-        if self._scratch.corrections is None:
-            one = ops.ones((), dtype)
-            correction = self._correction if self.bias_correction else lambda *_: one
-            self._scratch.corrections = [correction(beta, g) for beta in betas]
+
+        def corrections():
+            if self.bias_correction:
+                return [self._correction(beta, g) for beta in betas]
+            return [ops.ones((), dtype)] * 2
+
         workspaces, lane = self._scratch.workspaces, (dtype, index % _LANES)
         if lane not in workspaces:
             workspaces[lane] = FUSED.workspace(dtype)
@@ -167,7 +169,7 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
             g,
             *betas,
             self.epsilon,
-            self._scratch.corrections,
+            self._once("corrections", dtype, corrections),
             start,
         )
 
@@ -186,7 +188,6 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
                 self._move(variable, step, learning_rate, factor)
         if visits:
             self._keep(members, ratios)
-        self._scratch.corrections = None
 
     def _trusted(self, steps, variables, members):
         """The steps, the factors that make them theirs times trust ratios, and these ratios."""

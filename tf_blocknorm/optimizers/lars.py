@@ -154,7 +154,7 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
         gradients, factors, ratios = self._trusted(gradients, variables, members)
         self._scratch.ratios = (members, ratios)
         if not self.joint_norm and self.weight_decay:
-            shares = [None] * len(variables)
+            shares = [1.0] * len(variables)
             for group, ratio in zip(members.values(), ratios):
                 for position in group:
                     shares[position] = ratio
@@ -163,12 +163,9 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
         return self._leave_factors(gradients, factors, variables)
 
     def _decayed(self, gradients, variables, factors=None):
-        factors = factors or [None] * len(variables)
+        factors = factors or [1.0] * len(variables)
         triples = zip(gradients, variables, factors)
-        return [
-            self._plus_decay(ops.convert_to_tensor(g), v, 1.0 if f is None else f)
-            for g, v, f in triples
-        ]
+        return [self._plus_decay(ops.convert_to_tensor(g), v, f) for g, v, f in triples]
 
     def _trusted(self, tensors, variables, members):
         """Tensors, the factors that make them theirs times trust ratios, and the blocks' ratios."""

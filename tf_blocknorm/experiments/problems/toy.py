@@ -5,6 +5,7 @@ of weights. That activations follow each normalisation and the sum, and that not
 normalisation is left out where there is none, is inferred.
 """
 
+import dataclasses
 import functools
 
 import keras
@@ -51,15 +52,10 @@ TOY = Problem(
     data="cifar10",
     options={},
 )
-TOY_PLAIN = Problem(
+TOY_PLAIN = dataclasses.replace(
+    TOY,
     name="toy-plain",
     title="Toy CNN without normalisation",
     summary="the same without batch normalisation",
     build=functools.partial(build, normalized=False),
-    loss="sparse_categorical_crossentropy",
-    metric="accuracy",
-    batch_size=128,
-    updates=8000,
-    data="cifar10",
-    options={},
 )
