@@ -114,7 +114,7 @@ def test_models_within_models(kind):
     batch = rng().normal(size=(20, 4)).astype("float32")
     for a, b in zip(curvatures(model, batch), curvatures(flat, batch)):
         assert a[0] is b[0]
-        assert a[1] == pytest.approx(b[1], rel=1e-6)
+        assert a[1] == pytest.approx(b[1], rel=1e-5)
 
 
 def test_a_shared_layer_adds_up_its_uses():

@@ -210,6 +210,27 @@ def test_nothing_is_reused_that_would_come_out_otherwise(npz, tmp_path):
     assert len(folders) == 6
 
 
+def test_a_run_in_mixed_precision_is_another_one(npz, tmp_path):
+    before = keras.config.dtype_policy()
+    half = a_run(npz, dtype_policy="mixed_bfloat16")
+    trained = [runner.train(run, tmp_path) for run in (a_run(npz), half)]
+    assert keras.config.dtype_policy() == before
+    assert trained[1]["dtype_policy"] == "mixed_bfloat16"
+    assert trained[0]["val_loss"] != trained[1]["val_loss"]
+    assert trained[0]["val_loss"] == pytest.approx(trained[1]["val_loss"], rel=0.2)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+def test_probabilities_are_never_rounded_to_half_precision(problem):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = problem.build((32, 32, 3), 10, **problem.options)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert model.outputs[0].dtype == "float32"
+    assert {layer.compute_dtype for layer in model.layers} == {"float32", "bfloat16"}
+
+
 def test_a_run_that_diverges_is_recorded_as_such(npz, tmp_path):
     run = a_run(npz, method="SGD", learning_rate=1e30, epochs=2)
     assert runner.train(run, tmp_path)["epochs"] == 2

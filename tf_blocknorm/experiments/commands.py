@@ -29,7 +29,8 @@ class Session:
         self.problem = PROBLEMS[arguments.problem]
         self.methods, self.source = arguments.methods, arguments.data
         self.data = data.load(arguments.data)
-        self.split, self.runs, self.common = split, [], {}
+        self.split, self.runs = split, []
+        self.common = {"dtype_policy": arguments.dtype_policy or "float32"}
         self.evaluated = self.data if split == "test" else self.data.without_test()
         default = self.problem.epochs(len(self.evaluated.x_train))
         if arguments.quick:
@@ -63,7 +64,8 @@ class Session:
             f"{len(self.evaluated.x_train)} training and {len(self.evaluated.x_test)} "
             f"{self.split} examples, "
             f"batches of {self.common.get('batch_size', self.problem.batch_size)}, "
-            f"{self.epochs} epochs, {len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}.\n"
+            f"{self.epochs} epochs, {len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}, "
+            f"{self.common['dtype_policy']}.\n"
             f"{self._schedules()} {self.jobs} run{'s' * (self.jobs > 1)} at a time.",
             highlight=False,
         )
@@ -123,6 +125,8 @@ class Session:
         """Return the small print of a figure."""
         seeds = f"{len(self.seeds)} seeds, bands from lowest to highest"
         name = self.problem.described(self.options)
+        if (policy := self.common["dtype_policy"]) != "float32":
+            name = f"{name}; {policy}"
         decay = "" if self._own_schedules() else "; linear decay to 0"
         return f"{name}; {seeds if len(self.seeds) > 1 else '1 seed'}{decay}"
 

@@ -31,14 +31,14 @@ def run(arguments, argv, console):
     if not (arguments.epochs or arguments.quick):
         given["epochs"] = EPOCHS
     session = Session(argparse.Namespace(**given), argv, console, "validation")
-    session.common = {"batch_size": TUNED_AT, "warmup": WARMUP}
+    session.common |= {"batch_size": TUNED_AT, "warmup": WARMUP}
     code = 0
     try:
         tune(session)
         largest = len(session.evaluated.x_train)
         best = tables.best_rates(session.summaries())
         for size in (size for size in SIZES if size != TUNED_AT and size <= largest):
-            session.common = {"batch_size": size, "warmup": WARMUP}
+            session.common |= {"batch_size": size}
             for method, rate in best.items():
                 for exponent in SCALINGS.values():
                     session.add(method, scaled(rate, size, exponent))
@@ -56,7 +56,8 @@ def run(arguments, argv, console):
         records.write_text(f"{session.out}/{stem}-memory.md", tables.markdown(header, rows))
         title = f"{session.problem.title} on {session.data.name}, {session.epochs} epochs"
         lines = {RECIPES[name].label: line for name, line in curves(summaries).items()}
-        subtitle = f"{session.problem.described(session.options)}; warm-up and cosine"
+        described = session.problem.described(session.options)
+        subtitle = f"{described}; {session.common['dtype_policy']}; warm-up and cosine"
         figures.batch_sizes(lines, f"{session.out}/{stem}.png", title, subtitle)
         session.written(stem)
     return code

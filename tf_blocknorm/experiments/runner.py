@@ -38,6 +38,7 @@ class Run:
         batch_size: Examples per update; None for the problem's own.
         warmup: The fraction of the updates in which the learning rate rises from 0. If there is
             one, it falls along a cosine after that.
+        dtype_policy: Keras's name of what the layers compute in; the last one stays in float32.
     """
 
     problem: str
@@ -50,6 +51,7 @@ class Run:
     split: str = "test"
     batch_size: int | None = None
     warmup: float = 0.0
+    dtype_policy: str = "float32"
 
     def settings(self):
         """Return as plain data whatever the numbers depend on, also the versions in use."""
@@ -112,7 +114,12 @@ def train(run, out, command="", report=lambda epoch, logs: None):
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(run.seed)
-    model = problem.build(dataset.input_shape, dataset.num_classes, **run.options)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(run.dtype_policy)
+    try:
+        model = problem.build(dataset.input_shape, dataset.num_classes, **run.options)
+    finally:
+        keras.config.set_dtype_policy(before)
     model, given = RECIPES[run.method].prepare(model)
     batches = run.batches(dataset)
     steps = run.epochs * len(batches)

@@ -20,7 +20,7 @@ def build(input_shape, num_classes, depth):
         model.add(layers.Dense(128, activation="relu", kernel_regularizer=regularizer))
         model.add(layers.BatchNormalization())
         model.add(layers.Dropout(0.2))
-    model.add(layers.Dense(num_classes, activation="softmax"))
+    model.add(layers.Dense(num_classes, activation="softmax", dtype="float32"))
     return model
 
 

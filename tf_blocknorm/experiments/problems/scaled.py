@@ -21,7 +21,7 @@ def build(input_shape, num_classes, depth, scale):
         factor = 1.0 if last else float(scale) ** (-1) ** layer
         drawn = keras.initializers.VarianceScaling(2.0 * factor**2)
         model.add(layers.Dense(128, activation="relu", kernel_initializer=drawn))
-    model.add(layers.Dense(num_classes, activation="softmax"))
+    model.add(layers.Dense(num_classes, activation="softmax", dtype="float32"))
     return model
 
 

@@ -37,7 +37,8 @@ def build(input_shape, num_classes, normalized):
     for filters in (32, 64):
         x = layers.ReLU()(convolution(x, filters))
     x = layers.Flatten()(layers.Dropout(0.2)(x))
-    return keras.Model(image, layers.Dense(num_classes, activation="softmax")(x), name="toy")
+    outputs = layers.Dense(num_classes, activation="softmax", dtype="float32")(x)
+    return keras.Model(image, outputs, name="toy")
 
 
 TOY = Problem(

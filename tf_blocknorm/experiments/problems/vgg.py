@@ -28,7 +28,7 @@ def build(input_shape, num_classes):
             model.add(layers.ReLU())
         model.add(layers.MaxPooling2D())
     model.add(layers.Flatten())
-    model.add(layers.Dense(num_classes, activation="softmax"))
+    model.add(layers.Dense(num_classes, activation="softmax", dtype="float32"))
     return model
 
 
