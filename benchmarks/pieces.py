@@ -16,6 +16,7 @@ from rich.console import Console
 from benchmarks.measure import spread, turns
 from benchmarks.models import PROBLEMS, gradients
 from tf_blocknorm.experiments import records, tables
+from tf_blocknorm.norms import Block, fused_tensorflow
 
 raw = tf.raw_ops
 
@@ -56,9 +57,9 @@ class Pieces:
         return lambda: self.sink.assign(tf.reduce_sum(numbers(self.g)))
 
     def descend(self, factors=None):
-        """w -= rate * factor * g."""
+        """w -= rate * g, or factor * g."""
         for i, (w, g) in enumerate(zip(self.w, self.g)):
-            alpha = self.rate if factors is None else self.rate * factors[i]
+            alpha = self.rate if factors is None else factors[i]
             raw.ResourceApplyGradientDescent(var=w.handle, alpha=alpha, delta=g)
 
     def momentum(self):
@@ -69,18 +70,21 @@ class Pieces:
 
     def adam(self, factor=None):
         for w, m, v, g in zip(self.w, self.m, self.v, self.g):
-            raw.ResourceApplyAdam(
-                var=w.handle,
-                m=m.handle,
-                v=v.handle,
-                beta1_power=0.9,
-                beta2_power=0.99,
-                lr=self.rate,
-                beta1=0.9,
-                beta2=0.999,
-                epsilon=1e-7,
-                grad=g if factor is None else g * factor,
-            )
+            self.adam_operation(w, m, v, g if factor is None else g * factor, self.rate)
+
+    def adam_operation(self, w, m, v, gradient, rate):
+        return raw.ResourceApplyAdam(
+            var=w.handle,
+            m=m.handle,
+            v=v.handle,
+            beta1_power=0.9,
+            beta2_power=0.99,
+            lr=rate,
+            beta1=0.9,
+            beta2=0.999,
+            epsilon=1e-7,
+            grad=gradient,
+        )
 
     def adam_formulas(self, factor):
         for w, m, v, g in zip(self.w, self.m, self.v, self.g):
@@ -89,8 +93,34 @@ class Pieces:
             v.assign_add((u * u - v) * 0.001)
             w.assign_sub(self.rate * m / (tf.sqrt(v) + 1e-7))
 
-    def inverse_norms(self):
-        return tf.unstack(tf.math.rsqrt(2.0 * tf.stack([tf.nn.l2_loss(g) for g in self.g])))
+    def norms(self):
+        return fused_tensorflow.sizes([Block([g]) for g in self.g], "l2")
+
+    def heavy_ball(self, factors):
+        """m = 0.95 * m + factor * g; w -= rate * m: NovoGrad, once its factors are known."""
+        for w, m, g, factor in zip(self.w, self.m, self.g, factors):
+            raw.ResourceApplyMomentum(
+                var=w.handle, accum=m.handle, lr=self.rate, grad=g * factor, momentum=0.95
+            )
+
+    def lamb(self):
+        """LAMB without a look at the range of its norms, each variable to the end at once."""
+        last = [[], []]
+        spaces = [tf.Variable(tf.zeros([0]), shape=tf.TensorShape(None)) for _ in last]
+        for i, (w, m, v, g) in enumerate(zip(self.w, self.m, self.v, self.g)):
+            space, axes = spaces[i % 2], list(range(len(g.shape)))
+            with tf.control_dependencies(last[i % 2]):
+                weights = w.read_value()
+                length = raw.EuclideanNorm(input=weights, axis=axes)
+                start = space.assign(weights * 0.01, read_value=False)
+            with tf.control_dependencies([start, length]):
+                step = self.adam_operation(space, m, v, g, -1.0)
+            with tf.control_dependencies([step]):
+                step = tf.ensure_shape(space.read_value(), g.shape)
+            ratio = length / raw.EuclideanNorm(input=step, axis=axes)
+            last[i % 2] = [
+                raw.ResourceApplyGradientDescent(var=w.handle, alpha=self.rate * ratio, delta=step)
+            ]
 
     def lanes(self, count, bundle):
         """Norm and descent of some gradients before the next ones, to find them in the cache."""
@@ -155,16 +185,23 @@ def table(p):
             lambda x: tf.maximum(tf.reduce_max(x), -tf.reduce_min(x))
         ),
         "descent": p.descend,
-        "descent, with norm": lambda: p.descend(p.inverse_norms()),
+        "norms as they are taken": lambda: p.sink.assign(tf.reduce_sum(p.norms())),
+        "descent, with norm": lambda: p.descend(tf.unstack(p.rate / p.norms())),
+        "descent, with norm, a product for each": lambda: p.descend(
+            [p.rate * factor for factor in tf.unstack(1.0 / p.norms())]
+        ),
         "descent, with norm, 2 lanes of 8 MB": lambda: p.lanes(2, 8e6),
         "descent by one flat buffer": flat,
         "momentum": p.momentum,
+        "NovoGrad's, with norm": lambda: p.heavy_ball(tf.unstack(1.0 / p.norms())),
+        "LAMB's, with norms": p.lamb,
         "Adam": p.adam,
         "Adam of a multiplied gradient": lambda: p.adam(p.rate),
         "Adam of a multiplied gradient, XLA": lambda: compiled(tf.convert_to_tensor(p.rate)),
         "Keras SGD": keras_update(keras.optimizers.SGD(1e-5)),
         "Keras momentum": keras_update(keras.optimizers.SGD(1e-5, 0.9)),
         "Keras Adam": keras_update(keras.optimizers.Adam(1e-5)),
+        "Keras Lamb": keras_update(keras.optimizers.Lamb(1e-5)),
     }
 
 

@@ -13,7 +13,7 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from tf_blocknorm.norms import fused
+from tf_blocknorm.norms import fused_tensorflow as fused
 from tf_blocknorm.norms.exact import Block
 
 RNG = np.random.default_rng(3)

@@ -137,9 +137,11 @@ class Quotient(taps.Tap):
             )
         )
         # |s.y| / |s|^2 and |y|^2 / |s.y| without a square: by lengths and the cosine.
-        ratio = _join(norms.sizes(turned, "l2")) / _join(norms.sizes(moved, "l2"))
+        lengths = [ops.cast(norms.sizes(x, "l2"), "float32") for x in (turned, moved)]
+        ratio = lengths[0] / lengths[1]
         units = zip(moved, norms.normalize(moved, "l2"), norms.normalize(turned, "l2"))
-        cosine = _join([sum(ops.sum(a * b, b_.axis) for a, b in zip(u, v)) for b_, u, v in units])
+        dots = [sum(ops.sum(a * b, b_.axis) for a, b in zip(u, v)) for b_, u, v in units]
+        cosine = ops.cast(norms.join(dots), "float32")
         epsilon = self.options.epsilon
         along = ratio * ops.abs(cosine)
         long = along + epsilon
@@ -157,8 +159,8 @@ class Quotient(taps.Tap):
         if isinstance(optimizer, BlockNormalized):
             plain = [ops.convert_to_tensor(g) for g in self.state.gradients]
             unit = [times(*pair) for pair in zip(*optimizer._unit(plain, list(self.made_for)))]
-            sizes = [_join(norms.sizes(self._blocks(x), "l2")) for x in (plain, unit)]
-            gain = sizes[0] / sizes[1]
+            sizes = [norms.sizes(self._blocks(x), "l2") for x in (plain, unit)]
+            gain = ops.cast(sizes[0], "float32") / ops.cast(sizes[1], "float32")
             if optimizer.normalize == "update":
                 return gain
         return gain * (1.0 - optimizer.momentum)
@@ -180,7 +182,3 @@ class QuotientPerBlock(Quotient):
             return None
         (place,) = self.partition.places([name])
         return ops.convert_to_tensor(self.state.factors)[place]
-
-
-def _join(values):
-    return ops.cast(ops.concatenate([ops.reshape(v, (-1,)) for v in values]), "float32")

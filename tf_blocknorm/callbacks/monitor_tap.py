@@ -90,7 +90,7 @@ class Measure(taps.Tap):
             made = [block for t in tensors for block in self.partition.make(t, self.groups)]
             own = getattr(self.optimizer, "block_statistics", {})
             rows = [
-                *norms.sizes(made, self.norm),
+                norms.sizes(made, self.norm),
                 *(ops.take(own[name], self.first) for name in self.rows[len(_MEASURED) : -1]),
                 ops.broadcast_to(learning_rate, (entries,)),
             ]

@@ -173,6 +173,13 @@ RECIPES = {
         {"BackMatching": {"inputs": 256, "rank": "min", "relu": "unit"}},
     ),
     "LARS": Recipe("LARS", {}, "LARS", (0.5, 1.0, 2.0, 5.0, 10.0)),
+    # Biases take plain steps: without normalisation layers, these allow no rate of 1 and above.
+    "LARS-0.02": Recipe(
+        "LARS",
+        {"trust_coefficient": 0.02},
+        "LARS, trust coefficient 0.02",
+        (0.02, 0.05, 0.1, 0.2, 0.5),
+    ),
     "LAMB": Recipe("LAMB", {"weight_decay": None}, "LAMB", (0.002, 0.005, 0.01, 0.02, 0.05)),
     "LAMBC": Recipe(
         "LAMB",

@@ -64,15 +64,15 @@ def _in_one_dtype(blocks):
     return [block.map(lambda x: ops.cast(x, dtype)) for block in blocks], dtype
 
 
-def _join(values):
-    """Scalars and vectors as one vector: arithmetic on all norms at once is one small operation."""
+def join(values):
+    """Scalars and vectors as one vector: what is done to all at once is one small operation."""
     if all(len(value.shape) == 0 for value in values):
         return ops.stack(values)
     return ops.concatenate([ops.reshape(value, (-1,)) for value in values])
 
 
-def _split(vector, blocks):
-    """The way back: one scalar, or vector of units, per block."""
+def split(vector, blocks):
+    """The way back: for each block a scalar, or a vector of its units."""
     if not any(block.per_unit for block in blocks):
         return ops.unstack(vector, len(blocks))
     ends = list(itertools.accumulate(math.prod(block.shape) for block in blocks))
@@ -93,9 +93,13 @@ def inside_xla():
 
 def _fused():
     """The module of fused reductions where they can be used, or None."""
-    if keras.backend.backend() != "tensorflow" or inside_xla():
+    if keras.backend.backend() == "torch":
+        from tf_blocknorm.norms import fused_torch
+
+        return fused_torch
+    if inside_xla():
         return None
-    from tf_blocknorm.norms import fused
+    from tf_blocknorm.norms import fused_tensorflow as fused
 
     return fused
 
@@ -118,7 +122,7 @@ def _measure(blocks, norm, keep=True):
         if found is not None:
             return found
         function = get(norm)
-        return _join([function(block.tensors, block.axis) for block in blocks])
+        return join([function(block.tensors, block.axis) for block in blocks])
 
     def factors_for(sizes):
         # Not `sizes > high`: a NaN may be the overflow of a finite gradient.
@@ -128,7 +132,7 @@ def _measure(blocks, norm, keep=True):
     def scaled(factors):
         return [
             block.map(lambda x, factor=factor: ops.multiply(x, factor))
-            for block, factor in zip(blocks, _split(factors, blocks))
+            for block, factor in zip(blocks, split(factors, blocks))
         ]
 
     if inside_xla():
@@ -178,11 +182,12 @@ def sizes(blocks, norm):
         norm: see `get`.
 
     Returns:
-        A list of scalars, or of vectors with one entry per unit, in float32 at least.
+        A vector with one entry per block, or per unit of those that are measured so, in float32 at
+        least; `split` divides it.
     """
     # A weight that is read must not stay alive: its update would be made in a copy.
     _, sizes, factors = _measure(blocks, norm, keep=False)
-    return _split(ops.divide(sizes, factors), blocks)
+    return ops.divide(sizes, factors)
 
 
 def normalize(blocks, norm, epsilon=0.0, lengths=None):
@@ -193,9 +198,8 @@ def normalize(blocks, norm, epsilon=0.0, lengths=None):
         norm: see `get`.
         epsilon: added to the norm, as some papers do; it turns gradients of about its size or below
             into shorter steps. The default 0 keeps every step at full length.
-        lengths: the norm that each block is to have: a list of scalars, or of
-            vectors with one entry per unit; or a function that returns such a list, given that of
-            the norms that the blocks have. Defaults to 1 for all.
+        lengths: the norms that the blocks are to have: a vector as `sizes` returns it, or a
+            function from the vector of those that they have. Defaults to 1 for all.
 
     Returns:
         The tensors of each block in float32 at least: a list of lists.
@@ -203,7 +207,7 @@ def normalize(blocks, norm, epsilon=0.0, lengths=None):
     scaled, inverses = unmultiplied(blocks, norm, epsilon, lengths)
     return [
         block.map(lambda x, inverse=inverse: ops.multiply(x, inverse)).tensors
-        for block, inverse in zip(scaled, inverses)
+        for block, inverse in zip(scaled, split(inverses, scaled))
     ]
 
 
@@ -222,20 +226,19 @@ def unmultiplied(blocks, norm, epsilon=0.0, lengths=None):
 
     Returns:
         The blocks in float32 at least, each brought by a power of two into the range of safe
-        squares, and for each what it is to be multiplied by: a scalar, or a vector with one entry
-        per unit.
+        squares; and the vector of what they are to be multiplied by, which `split` divides.
     """
     scaled, sizes, factors = _measure(blocks, norm)
     if callable(lengths):
-        lengths = lengths(_split(ops.divide(sizes, factors), scaled))
+        lengths = lengths(ops.divide(sizes, factors))
     zero = ops.equal(sizes, 0)
     divisors = ops.add(sizes, ops.multiply(factors, epsilon)) if epsilon else sizes
-    lengths = 1.0 if lengths is None else ops.cast(_join(lengths), sizes.dtype)
+    lengths = 1.0 if lengths is None else ops.cast(lengths, sizes.dtype)
     inverses = ops.divide(lengths, ops.where(zero, ops.ones_like(divisors), divisors))
     # A zero block has no direction and stays zero; one with an infinity is no longer a number.
     inverses = ops.where(zero, ops.zeros_like(inverses), inverses)
     inverses = ops.where(ops.isfinite(sizes), inverses, float("nan"))
-    return scaled, _split(inverses, scaled)
+    return scaled, inverses
 
 
 def norm(x, norm="l2"):

@@ -227,11 +227,6 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
     def _by_label(self, vector):
         return dict(zip(self._partition.labels, ops.convert_to_numpy(vector).tolist()))
 
-    def _of_blocks(self, vector, names):
-        """What a vector with one number per label holds for these blocks: scalars, or vectors."""
-        vector = ops.convert_to_tensor(vector)
-        return [vector[where] for where in self._partition.places(names)]
-
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         name = self._partition.names[index]
@@ -243,17 +238,18 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
         direction = gradient
         if self._velocities is not None:
             velocity = self._velocities[index]
-            (momentum,) = self._of_blocks(self._momenta, [name])
-            momentum = ops.cast(momentum, variable.dtype)
+            (place,) = self._partition.places([name])
+            momentum = ops.cast(ops.convert_to_tensor(self._momenta)[place], variable.dtype)
             direction = ops.add(ops.multiply(momentum, velocity), gradient)
             self.assign(velocity, direction)
         self._scratch.visits.append(Visit(index, variable, direction, gradient))
 
     def _lengths(self, variables, groups):
         indices = [self._get_variable_index(v) for v in variables]
-        rates = self._of_blocks(self._rates, self._partition.members(indices))
+        rates = ops.convert_to_tensor(self._rates)
+        rates = self._partition.gather(self._partition.members(indices), rates)
         lengths = super()._lengths(variables, groups)
-        return rates if lengths is None else [ops.multiply(n, r) for n, r in zip(lengths, rates)]
+        return rates if lengths is None else ops.multiply(lengths, ops.cast(rates, lengths.dtype))
 
     def on_updates(self, visits, learning_rate):
         super().on_updates(visits, learning_rate)

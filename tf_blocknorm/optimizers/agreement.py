@@ -29,21 +29,18 @@ def compare(partition, indices, gradients, averages, decay, assign):
     scaled, inverses = norms.unmultiplied(partition.make(gradients, groups), "l2")
 
     lengths = norms.sizes(past, "l2")
-    known = [ops.logical_and(n > 0, inverse > 0) for n, inverse in zip(lengths, inverses)]
-    cosines = [
-        ops.where(k, norms.dot(block, other) * inverse / ops.where(k, n, 1.0), 0.0)
-        for k, n, inverse, block, other in zip(known, lengths, inverses, scaled, past)
-    ]
-    joined = partition.join(members, cosines), partition.join(members, known)
+    known = ops.logical_and(lengths > 0, inverses > 0)
+    dots = norms.join([norms.dot(block, other) for block, other in zip(scaled, past)])
+    cosines = ops.where(known, dots * inverses / ops.where(known, lengths, 1.0), 0.0)
 
-    for group, block, inverse in zip(groups, scaled, inverses):
+    for group, block, inverse in zip(groups, scaled, norms.split(inverses, scaled)):
         for position, direction in zip(group, block.tensors):
             slot = slots[position]
             mixed = ops.multiply(direction, (1.0 - decay) * inverse)
             if decay:
                 mixed = decay * ops.cast(slot, direction.dtype) + mixed
             assign(slot, ops.cast(mixed, slot.dtype))
-    return joined
+    return partition.scatter(members, cosines), partition.scatter(members, known)
 
 
 def mean(partition, cosines, known):

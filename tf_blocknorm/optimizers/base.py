@@ -6,13 +6,14 @@ step, changes.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from tf_blocknorm import norms
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.blockwise import Blockwise, times
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
-from tf_blocknorm.optimizers.kernels import FUSED
+from tf_blocknorm.optimizers.kernels.rules import KERAS_RULES
 from tf_blocknorm.optimizers.recorder import RecordsDirection
 
 
@@ -98,13 +99,12 @@ class BlockNormalized(RecordsDirection, Blockwise):
             self._scratch.visits.append(Visit(index, variable, direction, gradient))
 
     def _wrapped_step(self, index, gradient, variable, learning_rate):
-        factor = self._scratch.factors.get(index)
         if self._fits(variable, gradient, learning_rate):
-            kernel = FUSED.KERAS_RULES.get(super().update_step.__func__)
-            if kernel:
-                kernel(self, index, gradient, factor, variable, learning_rate)
+            rule = KERAS_RULES.get(super().update_step.__func__)
+            if rule:
+                rule(self, index, gradient, variable, learning_rate)
                 return
-        super().update_step(times(gradient, factor), variable, learning_rate)
+        super().update_step(times(gradient, self.factor(index)), variable, learning_rate)
 
     def on_updates(self, visits, learning_rate):
         noises = None
@@ -124,16 +124,17 @@ class BlockNormalized(RecordsDirection, Blockwise):
             triples = zip(directions, factors, noises)
             directions = [n if d is None else ops.add(times(d, f), n) for d, f, n in triples]
             factors = [None] * len(visits)
-        for variable, direction, factor in zip(variables, directions, factors):
-            self._move(variable, direction, learning_rate, factor)
+        self._move_all(variables, directions, learning_rate, factors)
 
     def _lengths(self, variables, groups):
-        """The norms that the blocks are to have; None for 1."""
+        """The norms that the blocks are to have, a vector; None for 1."""
         if self.scale is None:
             return None
         weights = self._partition.make(variables, groups)
-        floors = [self.scale_floor * norms.of_ones(self.norm, block) for block in weights]
-        return [ops.maximum(n, f) for n, f in zip(norms.sizes(weights, self.norm), floors)]
+        ones = [np.full(block.shape, norms.of_ones(self.norm, block)).ravel() for block in weights]
+        sizes = norms.sizes(weights, self.norm)
+        floors = ops.convert_to_tensor(self.scale_floor * np.concatenate(ones), sizes.dtype)
+        return ops.maximum(sizes, floors)
 
     def _unit(self, tensors, variables):
         """Tensors, and the factors that bring every block to its length."""
@@ -153,6 +154,7 @@ class BlockNormalized(RecordsDirection, Blockwise):
         if lengths is None:
             return noises
         scaled = list(noises)
+        lengths = norms.split(lengths, self._partition.make(noises, groups))
         for group, length in zip(groups, lengths):
             for position in group:
                 scaled[position] = ops.multiply(noises[position], length)

@@ -92,7 +92,7 @@ class Blockwise(Hooks):
         return self._partition.members([self._get_variable_index(v) for v in variables])
 
     def _sizes(self, variables, groups):
-        """The norms of the weights, block by block."""
+        """The norms of the weights of the blocks: a vector."""
         return norms.sizes(self._partition.make(variables, groups), self.norm)
 
     def _unmultiplied(self, tensors, groups, lengths, epsilon=0.0):
@@ -104,7 +104,7 @@ class Blockwise(Hooks):
         if groups:
             made = self._partition.make(tensors, groups)
             made, inverses = norms.unmultiplied(made, self.norm, epsilon, lengths)
-            for group, block, inverse in zip(groups, made, inverses):
+            for group, block, inverse in zip(groups, made, norms.split(inverses, made)):
                 for position, tensor in zip(group, block.tensors):
                     tensors[position], factors[position] = tensor, inverse
         return tensors, factors
@@ -118,9 +118,32 @@ class Blockwise(Hooks):
         }
         return tensors
 
+    def factor(self, index):
+        """What the gradient of a variable is still to be multiplied by, or None."""
+        return self._scratch.factors.get(index)
+
+    def rate_and_factor(self, index, learning_rate):
+        """What a fused update multiplies the gradient of a variable by; the factor may be None."""
+        if learning_rate is not self._scratch.rate:  # A callback gave this variable its own.
+            return learning_rate, self.factor(index)
+
+        def make():
+            factors = self._scratch.factors
+            return dict(zip(factors, FUSED.rates(learning_rate, list(factors.values()))))
+
+        return self._once("rates", None, make).get(index, (learning_rate, None))
+
     def _fits(self, variable, tensor, *scalars):
         """Whether a fused operation can update this variable in this step."""
         return self._scratch.fused and FUSED.fits(variable, tensor, *scalars)
+
+    def _move_all(self, variables, directions, learning_rate, factors):
+        """The variables minus learning rate times factors (or None) times directions."""
+        pairs = [(learning_rate, factor) for factor in factors]
+        if self._scratch.fused:
+            pairs = FUSED.rates(learning_rate, factors)
+        for variable, direction, (rate, factor) in zip(variables, directions, pairs):
+            self._move(variable, direction, rate, factor)
 
     def _move(self, variable, direction, learning_rate, factor=None):
         """The variable minus learning rate times factor times direction."""

@@ -23,6 +23,7 @@ import keras
 from keras import ops
 
 from tf_blocknorm import norms
+from tf_blocknorm.optimizers.kernels import FUSED, together
 
 PRIVATE = (
     "_apply_weight_decay",
@@ -60,10 +61,10 @@ class _CommonHooks:
         super().__init__(*args, **kwargs)
         # What lives no longer than a trace. In a namespace, as TensorFlow would try to write a bare
         # list or dict into checkpoints. `fused`: whether this step may use fused operations;
-        # `factors`: what gradients are still to be multiplied by; `shared`: what is the same for
-        # all variables of the step.
+        # `rate`: its learning rate; `factors`: what gradients are still to be multiplied by;
+        # `shared`: what is the same for all variables of the step.
         self._scratch = types.SimpleNamespace(
-            visits=[], watched=None, compiled={}, fused=False, factors={}, shared={}
+            visits=[], watched=None, compiled={}, fused=False, rate=None, factors={}, shared={}
         )
 
     def on_gradients(self, gradients, variables):
@@ -94,6 +95,16 @@ class _CommonHooks:
         yield self._scratch.visits
         self._scratch.visits = []
 
+    @contextlib.contextmanager
+    def _fusing(self, possible, learning_rate):
+        """Inside, `_scratch` holds what fused operations need; afterwards, nothing."""
+        scratch = self._scratch
+        scratch.fused, scratch.rate = possible, learning_rate
+        try:
+            yield
+        finally:
+            scratch.fused, scratch.rate, scratch.factors, scratch.shared = False, None, {}, {}
+
     def _apply_weight_decay(self, variables):
         if self.decay_is_inside:
             return
@@ -114,10 +125,13 @@ class PortableHooks(_CommonHooks):
         self.whole_step(grads, trainable_variables, learning_rate)
 
     def whole_step(self, grads, trainable_variables, learning_rate):
-        gradients = self.on_gradients(grads, trainable_variables)
-        with self._collected_visits() as visits:
-            super()._backend_update_step(gradients, trainable_variables, learning_rate)
-        self.on_updates(visits, learning_rate)
+        with self._fusing(FUSED is not None, learning_rate):
+            gradients = self.on_gradients(grads, trainable_variables)
+            with self._collected_visits() as visits:
+                with together():
+                    super()._backend_update_step(gradients, trainable_variables, learning_rate)
+                with together():
+                    self.on_updates(visits, learning_rate)
 
 
 class TensorFlowHooks(_CommonHooks):
@@ -142,11 +156,14 @@ class TensorFlowHooks(_CommonHooks):
         if self.decay_is_inside or self.weight_decay is None or tf.distribute.has_strategy():
             super()._apply_weight_decay(variables)
             return
+        kept = {}
         for variable in variables:
             if self._use_weight_decay(variable):  # in one pass; Keras takes three
-                rate = tf.cast(self.learning_rate, variable.dtype)
-                kept = 1.0 - rate * tf.cast(self.weight_decay, variable.dtype)
-                self.assign(variable, variable * kept)
+                if variable.dtype not in kept:
+                    rate = tf.cast(self.learning_rate, variable.dtype)
+                    decay = tf.cast(self.weight_decay, variable.dtype)
+                    kept[variable.dtype] = 1.0 - rate * decay
+                self.assign(variable, variable * kept[variable.dtype])
 
     def draw(self, distribution, shape):
         import tensorflow as tf
@@ -215,11 +232,9 @@ class TensorFlowHooks(_CommonHooks):
     def whole_step(self, grads, trainable_variables, learning_rate):
         import tensorflow as tf
 
-        self._scratch.fused = not (tf.distribute.has_strategy() or norms.inside_xla())
-        try:
+        possible = not (tf.distribute.has_strategy() or norms.inside_xla())
+        with self._fusing(possible, learning_rate):
             super()._backend_update_step(grads, trainable_variables, learning_rate)
-        finally:
-            self._scratch.fused, self._scratch.factors, self._scratch.shared = False, {}, {}
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         if not self.jit_compile:

@@ -12,8 +12,6 @@ from tf_blocknorm.optimizers.hooks import Visit, split_replicas
 from tf_blocknorm.optimizers.kernels import FUSED
 from tf_blocknorm.optimizers.trust import TrustRatio
 
-_LANES = 2  # workspaces that fused updates take turns with
-
 
 @form
 class LAMB(TrustRatio, keras.optimizers.Optimizer):
@@ -154,22 +152,20 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
         # As the operation sees them, so that averages and corrections belong together.
         betas = [float(np.asarray(beta, dtype)) for beta in (self.beta_1, self.beta_2)]
 
-        def corrections():
+        def scalars():
+            corrections = [ops.ones((), dtype)] * 2
             if self.bias_correction:
-                return [self._correction(beta, g) for beta in betas]
-            return [ops.ones((), dtype)] * 2
+                corrections = [self._correction(beta, g) for beta in betas]
+            return FUSED.adam_scalars(self.epsilon, *corrections)
 
-        workspaces, lane = self._scratch.workspaces, (dtype, index % _LANES)
-        if lane not in workspaces:
-            workspaces[lane] = FUSED.workspace(dtype)
         return FUSED.adam_direction(
-            workspaces[lane],
+            self._scratch.workspaces,
+            index,
             self._momenta[index],
             self._velocities[index],
             g,
             *betas,
-            self.epsilon,
-            self._once("corrections", dtype, corrections),
+            *self._once("adam", dtype, scalars),
             start,
         )
 
@@ -184,27 +180,25 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
             steps = [visit.direction for visit in replica]
             members = self._members(variables)
             steps, factors, ratios = self._trusted(steps, variables, members)
-            for variable, step, factor in zip(variables, steps, factors):
-                self._move(variable, step, learning_rate, factor)
+            self._move_all(variables, steps, learning_rate, factors)
         if visits:
             self._keep(members, ratios)
 
     def _trusted(self, steps, variables, members):
         """The steps, the factors that make them theirs times trust ratios, and these ratios."""
-        groups, ratios = list(members.values()), []
+        groups, ratios = list(members.values()), None
 
-        def lengths(sizes):
-            result = []
-            for weight, size in zip(self._sizes(variables, groups), sizes):
-                wanted = ops.clip(weight, *self.phi_bounds) if self.phi_bounds else weight
-                if self.trust_clip:
-                    low, high = self.trust_clip
-                    wanted = ops.clip(wanted, low * size, high * size)
-                here = ops.logical_and(ops.not_equal(weight, 0), ops.not_equal(size, 0))
-                ones = ops.ones_like(size)
-                ratios.append(ops.where(here, wanted / ops.where(here, size, ones), ones))
-                result.append(ops.where(here, wanted, size))
-            return result
+        def lengths(size):
+            nonlocal ratios
+            weight = self._sizes(variables, groups)
+            wanted = ops.clip(weight, *self.phi_bounds) if self.phi_bounds else weight
+            if self.trust_clip:
+                low, high = self.trust_clip
+                wanted = ops.clip(wanted, low * size, high * size)
+            here = ops.logical_and(ops.not_equal(weight, 0), ops.not_equal(size, 0))
+            ones = ops.ones_like(size)
+            ratios = ops.where(here, wanted / ops.where(here, size, ones), ones)
+            return ops.where(here, wanted, size)
 
         return *self._unmultiplied(steps, groups, lengths), ratios
 

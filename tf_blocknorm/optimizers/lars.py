@@ -1,8 +1,10 @@
 """Momentum whose steps are as long as the weights say, block by block."""
 
 import keras
+import numpy as np
 from keras import ops
 
+from tf_blocknorm import norms
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.blockwise import times
 from tf_blocknorm.optimizers.forms import form
@@ -155,9 +157,11 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
         self._scratch.ratios = (members, ratios)
         if not self.joint_norm and self.weight_decay:
             shares = [1.0] * len(variables)
-            for group, ratio in zip(members.values(), ratios):
-                for position in group:
-                    shares[position] = ratio
+            if members:
+                made = self._partition.make(gradients, members.values())
+                for group, ratio in zip(members.values(), norms.split(ratios, made)):
+                    for position in group:
+                        shares[position] = ratio
             gradients = [times(g, f) for g, f in zip(gradients, factors)]
             return self._decayed(gradients, variables, shares)
         return self._leave_factors(gradients, factors, variables)
@@ -168,46 +172,47 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
         return [self._plus_decay(ops.convert_to_tensor(g), v, f) for g, v, f in triples]
 
     def _trusted(self, tensors, variables, members):
-        """Tensors, the factors that make them theirs times trust ratios, and the blocks' ratios."""
-        groups, ratios = list(members.values()), []
-        rate = self.learning_rate if self.larc else None
+        """Tensors, the factors that make them theirs times trust ratios, and these ratios."""
+        groups, ratios = list(members.values()), None
 
-        def lengths(sizes):
-            result = []
-            for group, weight, size in zip(groups, self._sizes(variables, groups), sizes):
-                below = ops.add(size, self.epsilon)
-                if self._decay_in_norm([variables[position] for position in group]):
-                    below = ops.add(below, self.weight_decay * weight)
-                here = ops.logical_and(ops.not_equal(weight, 0), ops.not_equal(size, 0))
-                below = ops.where(here, below, ops.ones_like(below))
-                # Not the ratio times the size: of a tiny gradient, the ratio is out of range.
-                length = self.trust_coefficient * weight * (size / below)
-                ratio = self.trust_coefficient * weight / below
-                if self.larc:
-                    eta = ops.cast(rate, size.dtype)
-                    positive = ops.where(eta > 0, eta, ops.ones_like(eta))
-                    length = ops.minimum(length / positive, size)
-                    ratio = ops.minimum(ratio / positive, 1.0)
-                ratios.append(ops.where(here, ratio, ops.ones_like(ratio)))
-                result.append(ops.where(here, length, size))
-            return result
+        def lengths(size):
+            nonlocal ratios
+            weight = self._sizes(variables, groups)
+            decay = ops.cast(self._decays_in_norm(variables, members), size.dtype)
+            below = size + self.epsilon + decay * weight
+            here = ops.logical_and(ops.not_equal(weight, 0), ops.not_equal(size, 0))
+            below = ops.where(here, below, ops.ones_like(below))
+            # Not the ratio times the size: of a tiny gradient, the ratio is out of range.
+            length = self.trust_coefficient * weight * (size / below)
+            ratio = self.trust_coefficient * weight / below
+            if self.larc:
+                eta = ops.cast(self.learning_rate, size.dtype)
+                positive = ops.where(eta > 0, eta, ops.ones_like(eta))
+                length = ops.minimum(length / positive, size)
+                ratio = ops.minimum(ratio / positive, 1.0)
+            ratios = ops.where(here, ratio, ops.ones_like(ratio))
+            return ops.where(here, length, size)
 
         return *self._unmultiplied(tensors, groups, lengths), ratios
 
-    def _decay_in_norm(self, variables):
-        if not self.weight_decay or self.joint_norm or not self.classic_momentum:
-            return False
-        return any(self._use_weight_decay(variable) for variable in variables)
+    def _decays_in_norm(self, variables, members):
+        """What the norms of the weights of these blocks are multiplied by, below the ratio."""
+        decays = np.zeros(len(self._partition.labels))
+        if self.weight_decay and self.classic_momentum and not self.joint_norm:
+            for place, group in zip(self._partition.places(members), members.values()):
+                if any(self._use_weight_decay(variables[position]) for position in group):
+                    decays[place] = self.weight_decay
+        return decays[self._partition.order(members)]
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        factor = self._scratch.factors.get(index)
-        rate = ops.cast(learning_rate, variable.dtype)
         slot, inside = self._momenta[index], self.learning_rate_inside and self.classic_momentum
-        if slot is not None and inside and self._fits(variable, gradient, rate, factor):
+        if slot is not None and inside and self._fits(variable, gradient, learning_rate):
+            rate, factor = self.rate_and_factor(index, learning_rate)
             FUSED.velocity(variable, slot, gradient, self.momentum, rate, factor, self.nesterov)
             return
-        update = ops.cast(times(gradient, factor), variable.dtype)
+        rate = ops.cast(learning_rate, variable.dtype)
+        update = ops.cast(times(gradient, self.factor(index)), variable.dtype)
         if inside:
             update, rate = ops.multiply(update, rate), ops.ones_like(rate)
         if slot is not None:
@@ -229,8 +234,7 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
             members = self._members(variables)
             updates = [visit.direction for visit in replica]
             updates, factors, ratios = self._trusted(updates, variables, members)
-            for variable, update, factor in zip(variables, updates, factors):
-                self._move(variable, update, learning_rate, factor)
+            self._move_all(variables, updates, learning_rate, factors)
         self._keep(members, ratios)
         self._scratch.ratios = None
 

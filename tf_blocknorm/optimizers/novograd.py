@@ -184,11 +184,10 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
 
     def on_gradients(self, gradients, variables):
         members = self._members(variables)
-        places = self._partition.places(members)
         here = self._partition.mask(members)
 
         def lengths(sizes):
-            size = self._partition.join(members, sizes)
+            size = self._partition.scatter(members, sizes)
             old = ops.cast(self._norms, size.dtype)
             new = _hypotenuse(self.beta_2**0.5 * old, (1.0 - self.beta_2) ** 0.5 * size)
             new = ops.where(ops.equal(old, 0), size, new)
@@ -204,7 +203,7 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
             else:
                 divisor = ops.add(divisor, self.epsilon)
             ratio = ops.divide(size, ops.where(size > 0, divisor, ops.ones_like(divisor)))
-            return [ratio[place] for place in places]
+            return self._partition.gather(members, ratio)
 
         self._scratch.norms = []
         pairs = self._unmultiplied(gradients, list(members.values()), lengths)
@@ -212,11 +211,10 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        factor = self._scratch.factors.get(index)
         rate = ops.cast(learning_rate, variable.dtype)
         momentum = self._momenta[index]
 
-        update = ops.cast(times(gradient, factor), variable.dtype)
+        update = ops.cast(times(gradient, self.factor(index)), variable.dtype)
         update = self._plus_decay(update, variable)
         if self.grad_averaging:
             share = 1.0 - self.beta_1

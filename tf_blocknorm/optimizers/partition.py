@@ -86,20 +86,30 @@ class Partition:
         """
         return [self._places[name] for name in names]
 
+    def order(self, names):
+        """The same as positions: an array of integers, one for each number of these blocks."""
+        places = np.arange(len(self.labels))
+        return np.concatenate([np.atleast_1d(places[place]) for place in self.places(names)])
+
     def mask(self, names):
         """For each label, whether it belongs to one of these blocks: an array of bools."""
         mask = np.zeros(len(self.labels), bool)
-        for place in self.places(names):
-            mask[place] = True
+        mask[self.order(names)] = True
         return mask
 
-    def join(self, names, values):
+    def gather(self, names, vector):
+        """What these blocks have in a vector with one number per label."""
+        order = self.order(names)
+        return vector if self._is_all(order) else ops.take(vector, order)
+
+    def scatter(self, names, vector):
         """The way back: a vector of what these blocks have, 0 or False for all others."""
-        given = dict(zip(names, values))
-        dtype = values[0].dtype
-        pieces = []
-        for name, place in self._places.items():
-            size = (place.stop - place.start,) if isinstance(place, slice) else (1,)
-            value = given.get(name)
-            pieces.append(ops.zeros(size, dtype) if value is None else ops.reshape(value, size))
-        return ops.concatenate(pieces)
+        order = self.order(names)
+        if self._is_all(order):
+            return vector
+        source = np.full(len(self.labels), len(order))
+        source[order] = np.arange(len(order))
+        return ops.take(ops.concatenate([vector, ops.zeros((1,), vector.dtype)]), source)
+
+    def _is_all(self, order):
+        return np.array_equal(order, np.arange(len(self.labels)))

@@ -28,8 +28,8 @@ class TrustRatio(Blockwise):
         return {"trust_ratio": self._per_variable(self._ratios, otherwise=1.0)}
 
     def _keep(self, members, ratios):
-        """Remember the ratios of these blocks; those of others stay."""
+        """Remember the ratios of these blocks, a vector; those of others stay."""
         if members:
-            new = self._partition.join(members, ratios)
+            new = self._partition.scatter(members, ratios)
             new = ops.where(self._partition.mask(members), new, ops.cast(self._ratios, new.dtype))
             self.assign(self._ratios, ops.cast(new, self._ratios.dtype))

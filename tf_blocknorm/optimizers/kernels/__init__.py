@@ -2,8 +2,10 @@
 
 `FUSED` is the module with the fused operations of the backend that Keras runs on, or None: on JAX
 the compiler fuses the rules as they are written. Whether a step can use them is for the hooks to
-say (`_scratch.fused`), whether a variable can, for `fits`.
+say (`_scratch.fused`), whether a variable can, for `fits`. They are asked for inside `together()`.
 """
+
+import contextlib
 
 import keras
 
@@ -11,5 +13,11 @@ if keras.backend.backend() == "tensorflow":
     from tf_blocknorm.optimizers.kernels import tensorflow
 
     FUSED = tensorflow
+elif keras.backend.backend() == "torch":
+    from tf_blocknorm.optimizers.kernels import torch
+
+    FUSED = torch
 else:
     FUSED = None
+
+together = getattr(FUSED, "together", contextlib.nullcontext)

@@ -8,18 +8,28 @@ formulas as well; and on one replica, as they need the variable itself.
 import keras
 import tensorflow as tf
 
+from tf_blocknorm.optimizers.kernels.shared import adam_scalars, rank, rates
+
+__all__ = [
+    "adam",
+    "adam_direction",
+    "adam_scalars",
+    "descend",
+    "fits",
+    "heavy_ball",
+    "rates",
+    "velocity",
+]
+
 _DTYPES = ("float32", "float64")
+_LANES = 2  # workspaces that directions take turns with
 
 
 def fits(variable, tensor, *scalars):
     """Whether the operations take this variable, with this tensor and these scalars (or None)."""
     dtype = keras.backend.standardize_dtype(variable.dtype)
     same = dtype == keras.backend.standardize_dtype(tensor.dtype)
-    return same and dtype in _DTYPES and all(_rank(scalar) == 0 for scalar in scalars)
-
-
-def _rank(scalar):
-    return len(getattr(scalar, "shape", ()))
+    return same and dtype in _DTYPES and all(rank(scalar) == 0 for scalar in scalars)
 
 
 def _scalar(value, like):
@@ -38,7 +48,7 @@ def _absorb(tensor, rate, factor):
     if factor is None:
         return tensor, rate
     factor = tf.cast(factor, tensor.dtype)
-    return (tensor, rate * factor) if _rank(factor) == 0 else (tensor * factor, rate)
+    return (tensor, rate * factor) if rank(factor) == 0 else (tensor * factor, rate)
 
 
 def descend(variable, direction, rate, factor=None):
@@ -60,20 +70,23 @@ def velocity(variable, slot, gradient, momentum, rate, factor=None, nesterov=Fal
     )
 
 
-def heavy_ball(variable, slot, update, momentum, rate, nesterov=False):
-    """Slot = momentum * slot + update; variable -= rate * slot (or from ahead)."""
+def heavy_ball(variable, slot, update, momentum, rate):
+    """Slot = momentum * slot + update; variable -= rate * slot."""
     tf.raw_ops.ResourceApplyMomentum(
         var=variable.handle,
         accum=slot.handle,
         lr=_scalar(rate, update),
         grad=update,
         momentum=_scalar(momentum, update),
-        use_nesterov=nesterov,
     )
 
 
-def adam(variable, m, v, gradient, beta_1, beta_2, epsilon, rate, powers=(0.0, 0.0), v_hat=None):
+def adam(
+    variable, m, v, gradient, factor, beta_1, beta_2, epsilon, rate, powers=(0.0, 0.0), v_hat=None
+):
     """Adam as Keras has it; `powers` are those of the betas, 0 for no bias correction."""
+    if factor is not None:
+        gradient = gradient * tf.cast(factor, gradient.dtype)
     arguments = {
         "var": variable.handle,
         "m": m.handle,
@@ -92,51 +105,21 @@ def adam(variable, m, v, gradient, beta_1, beta_2, epsilon, rate, powers=(0.0, 0
         tf.raw_ops.ResourceApplyAdamWithAmsgrad(vhat=v_hat.handle, **arguments)
 
 
-def adam_direction(workspace, m, v, gradient, beta_1, beta_2, epsilon, corrections, start=None):
+def adam_direction(workspaces, index, m, v, gradient, beta_1, beta_2, epsilon, rate, start=None):
     """What Adam would subtract at learning rate 1, plus `start`; its averages are updated.
 
-    `workspace` is a variable of that operation's own; `corrections` are what the averages are
-    divided by.
+    `workspaces` is a dict that the optimizer keeps; `index` is that of the variable; `epsilon` and
+    `rate` are those of `adam_scalars`.
     """
+    lane = (gradient.dtype, index % _LANES)
+    if lane not in workspaces:
+        with tf.init_scope():
+            workspaces[lane] = tf.Variable(
+                tf.zeros([0], gradient.dtype), shape=tf.TensorShape(None), trainable=False
+            )
+    workspace = workspaces[lane]
     if start is None:  # not `tf.zeros`: TensorFlow folds constants out of their order
         start = tf.raw_ops.Empty(shape=gradient.shape, dtype=gradient.dtype, init=True)
     workspace.assign(start)
-    root = tf.sqrt(corrections[1])
-    adam(workspace, m, v, gradient, beta_1, beta_2, epsilon * root, -root / corrections[0])
+    adam(workspace, m, v, gradient, None, beta_1, beta_2, epsilon, rate)
     return tf.ensure_shape(workspace.read_value(), gradient.shape)
-
-
-def workspace(dtype):
-    """A variable of any shape."""
-    with tf.init_scope():
-        return tf.Variable(tf.zeros([0], dtype), shape=tf.TensorShape(None), trainable=False)
-
-
-def _keras_sgd(optimizer, index, gradient, factor, variable, rate):
-    if optimizer.momentum:
-        slot = optimizer.momentums[index]
-        velocity(variable, slot, gradient, optimizer.momentum, rate, factor, optimizer.nesterov)
-    else:
-        descend(variable, gradient, rate, factor)
-
-
-def _keras_adam(optimizer, index, gradient, factor, variable, rate):
-    adam(
-        variable,
-        optimizer._momentums[index],
-        optimizer._velocities[index],
-        gradient if factor is None else gradient * tf.cast(factor, gradient.dtype),
-        optimizer.beta_1,
-        optimizer.beta_2,
-        optimizer.epsilon,
-        rate,
-        optimizer.powers((optimizer.beta_1, optimizer.beta_2), gradient.dtype),
-        optimizer._velocity_hats[index] if optimizer.amsgrad else None,
-    )
-
-
-# By the method that they stand for, which subclasses of Keras's may have replaced.
-KERAS_RULES = {
-    keras.optimizers.SGD.update_step: _keras_sgd,
-    keras.optimizers.Adam.update_step: _keras_adam,
-}

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 # Entries: up to here, tensors of one shape are stacked and measured by one operation.
-_SMALL = 2**16
+_SMALL = 2**13
 
 
 def sizes(blocks, norm):

@@ -1,0 +1,149 @@
+"""torch's operations on lists: one call for all variables, whatever their number. (That every row
+of the table makes the right numbers with them is `test_parity.py`.)"""
+
+import collections
+
+import keras
+import numpy as np
+import pytest
+import torch
+
+import tf_blocknorm as tfb
+from tf_blocknorm.norms import fused_torch
+from tf_blocknorm.norms.exact import Block
+
+RNG = np.random.default_rng(5)
+NORMS = {
+    "l1": lambda x: np.sum(np.abs(x)),
+    "l2": lambda x: np.sqrt(np.sum(x**2)),
+    "rms": lambda x: np.sqrt(np.mean(x**2)),
+    "avg_l1": lambda x: np.mean(np.abs(x)),
+    "max": lambda x: np.max(np.abs(x)),
+}
+
+
+def blocks(dtype="float32"):
+    """Blocks of one and of several tensors, and the vectors that they are."""
+    groups = [[(3, 4)], [(5,), (), (2, 3, 4)], [(7,)]]
+    arrays = [
+        [RNG.normal(0.3, 1.0, s).astype(dtype) * 10.0**i for s in g] for i, g in enumerate(groups)
+    ]
+    made = [Block([torch.tensor(np.asarray(x, dtype)) for x in group]) for group in arrays]
+    return made, [np.concatenate([np.ravel(x) for x in g]).astype("float64") for g in arrays]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_sizes_are_those_of_numpy(norm, dtype):
+    made, vectors = blocks(dtype)
+    found = fused_torch.sizes(made, norm)
+    assert found.dtype == getattr(torch, dtype)
+    expected = [NORMS[norm](x) for x in vectors]
+    np.testing.assert_allclose(found, expected, rtol=2e-6 if dtype == "float32" else 1e-13)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_long_sums_are_as_exact_as_short_ones(norm):
+    x = RNG.normal(0.3, 1.0, 3_000_001).astype("float32")
+    found = float(fused_torch.sizes([Block([torch.tensor(x)])], norm)[0])
+    assert found == pytest.approx(NORMS[norm](x.astype("float64")), rel=1e-6)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_broken_entry_breaks_its_block_and_no_other(norm, broken):
+    made, _ = blocks()
+    made[1].tensors[2].view(-1)[-1] = broken
+    found = fused_torch.sizes(made, norm).numpy()
+    assert list(np.isfinite(found)) == [True, False, True]
+
+
+def test_others_are_left_to_the_formulas():
+    block = Block([torch.ones((3, 4))])
+    assert fused_torch.sizes([block], "std") is None
+    assert fused_torch.sizes([Block([torch.ones((3, 4))], per_unit=True), block], "l2") is None
+
+
+def calls(optimizer, number, monkeypatch, dtype="float32"):
+    """How often a step for so many variables calls each operation on lists."""
+    counted = collections.Counter()
+
+    def counting(name, function):
+        def counted_function(*args, **kwargs):
+            counted[name] += 1
+            return function(*args, **kwargs)
+
+        return counted_function
+
+    variables = [keras.Variable(RNG.normal(size=(3, 4)), dtype=dtype) for _ in range(number)]
+    optimizer.build(variables)
+    gradients = [
+        torch.tensor(RNG.normal(size=(3, 4)), dtype=getattr(torch, dtype)) for _ in variables
+    ]
+    with monkeypatch.context() as patch:
+        for name in dir(torch):
+            if name.startswith("_foreach_"):
+                patch.setattr(torch, name, counting(name, getattr(torch, name)))
+        optimizer.apply(gradients, variables)
+    return counted
+
+
+@pytest.mark.parametrize(
+    ("make", "operation"),
+    [
+        (lambda: tfb.BlockNormSGD(), "_foreach_addcmul_"),
+        (lambda: tfb.BlockNormSGD(normalize="update"), "_foreach_addcmul_"),
+        (lambda: tfb.BlockNormSGD(momentum=0.9), "_foreach_addcmul_"),
+        (lambda: tfb.BlockNormAdam(), "_foreach_addcdiv_"),
+        (lambda: tfb.BlockNormAdam(amsgrad=True), "_foreach_maximum_"),
+        (lambda: tfb.BlockNormAdamW(), "_foreach_addcdiv_"),
+        (lambda: tfb.NovoGrad(), "_foreach_addcmul_"),
+        (lambda: tfb.LARS(), "_foreach_addcmul_"),
+        (lambda: tfb.LAMB(), "_foreach_addcdiv_"),
+    ],
+)
+def test_a_step_makes_the_same_few_calls_for_any_number_of_variables(make, operation, monkeypatch):
+    few, many = (calls(make(), number, monkeypatch) for number in (2, 9))
+    assert few == many
+    assert few["_foreach_norm"]
+    assert few[operation]
+
+
+@pytest.mark.parametrize("make", [tfb.BlockNormSGD, tfb.LAMB])
+def test_short_floats_are_left_to_the_formulas(make, monkeypatch):
+    assert set(calls(make(), 2, monkeypatch, "bfloat16")) <= {"_foreach_norm"}
+
+
+def test_variables_of_two_dtypes():
+    start = RNG.normal(size=(2, 3, 4))
+    gradients = RNG.normal(size=(2, 3, 4))
+    variables = [keras.Variable(x, dtype=d) for x, d in zip(start, ("float32", "float64"))]
+    given = [torch.tensor(gradients[0], dtype=torch.float32), torch.tensor(gradients[1])]
+    optimizer = tfb.BlockNormSGD(learning_rate=0.5, momentum=0.9)
+    for _ in range(2):
+        optimizer.apply(given, variables)
+    for variable, before, gradient in zip(variables, start, gradients):
+        expected = before - 0.5 * 2.9 * gradient / np.linalg.norm(gradient)
+        found = keras.ops.convert_to_numpy(variable)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_after_an_error_nothing_is_left_over():
+    variables = [keras.Variable(np.ones(3, "float32")) for _ in range(2)]
+    optimizer = tfb.BlockNormSGD(learning_rate=1.0)
+    optimizer.build(variables)
+    gradients, rule = [torch.ones(3)] * 2, optimizer.update_step
+
+    def fails_at_the_second(gradient, variable, learning_rate):
+        if variable is variables[1]:
+            raise RuntimeError("on purpose")
+        rule(gradient, variable, learning_rate)
+
+    optimizer.update_step = fails_at_the_second
+    with pytest.raises(RuntimeError, match="on purpose"):
+        optimizer.apply(gradients, variables)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(variables[0]), np.ones(3))
+    optimizer.update_step = rule
+    optimizer.apply(gradients, variables)
+    expected = np.ones(3) - 1 / np.sqrt(3)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(variables[0]), expected, rtol=1e-6)

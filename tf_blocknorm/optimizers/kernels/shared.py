@@ -1,0 +1,29 @@
+"""What the kernels of all backends share."""
+
+from keras import ops
+
+
+def rank(scalar):
+    """The rank of a tensor; 0 for numbers and None."""
+    return len(getattr(scalar, "shape", ()))
+
+
+def rates(rate, factors):
+    """For each factor a pair: its product with the rate, and what is left to be multiplied by.
+
+    One operation makes the products of all factors that are scalars; vectors and None are left.
+    """
+    pairs = [(rate, factor) for factor in factors]
+    scalars = [i for i, f in enumerate(factors) if f is not None and rank(f) == 0]
+    if scalars:
+        joined = ops.stack([factors[i] for i in scalars])
+        products = ops.unstack(joined * ops.cast(rate, joined.dtype), len(scalars))
+        for i, product in zip(scalars, products):
+            pairs[i] = (product, None)
+    return pairs
+
+
+def adam_scalars(epsilon, correction_1, correction_2):
+    """Epsilon and rate of an operation that knows no corrections, and is to add its direction."""
+    root = ops.sqrt(correction_2)
+    return epsilon * root, -root / correction_1

@@ -1,0 +1,154 @@
+"""torch's operations on lists of tensors: one call for all variables of a step.
+
+What is asked for one variable waits until the step has asked for all (`together`); then variables
+of one dtype and device, with the same options, are updated by a handful of `torch._foreach_*`
+calls, in place. On GPUs those are single kernels wherever all tensors take the same number.
+"""
+
+import collections
+import contextlib
+import threading
+
+import keras
+import torch
+from keras import ops
+
+from tf_blocknorm.optimizers.kernels.shared import adam_scalars, rank, rates
+
+__all__ = [
+    "adam",
+    "adam_direction",
+    "adam_scalars",
+    "descend",
+    "fits",
+    "heavy_ball",
+    "rates",
+    "together",
+    "velocity",
+]
+
+_DTYPES = ("float32", "float64")
+_local = threading.local()
+
+
+def fits(variable, tensor, *scalars):
+    """Whether the operations take this variable, with this tensor and these scalars (or None)."""
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    same = dtype == keras.backend.standardize_dtype(tensor.dtype)
+    return same and dtype in _DTYPES and all(rank(scalar) == 0 for scalar in scalars)
+
+
+@contextlib.contextmanager
+def together():
+    """Carries out at its end what was asked for inside; nothing after an error."""
+    waiting = _local.waiting = collections.defaultdict(list)
+    try:
+        yield
+        with torch.no_grad():
+            for (function, options, _, _), rows in waiting.items():
+                function(*map(list, zip(*rows)), *options)
+    finally:
+        _local.waiting = None
+
+
+def _later(function, tensors, options=()):
+    first = tensors[0]
+    _local.waiting[function, options, first.dtype, first.device].append(tensors)
+
+
+def _number(value, like):
+    """A number or scalar as a tensor that can stand beside another."""
+    return ops.cast(ops.convert_to_tensor(value), like.dtype)
+
+
+def _times(tensor, factor):
+    return tensor if factor is None else tensor * _number(factor, tensor)
+
+
+def descend(variable, direction, rate, factor=None):
+    """Variable -= rate * factor * direction."""
+    tensors = (variable.value, _times(direction, factor), _number(rate, direction))
+    _later(_descend, tensors)
+
+
+def _descend(variables, directions, rates):
+    torch._foreach_addcmul_(variables, directions, rates, value=-1)
+
+
+def velocity(variable, slot, gradient, momentum, rate, factor=None, nesterov=False):
+    """Slot = momentum * slot - rate * factor * gradient; variable += slot (or from ahead)."""
+    gradient, rate = _times(gradient, factor), _number(rate, gradient)
+    _later(_velocity, (variable.value, slot.value, gradient, rate), (momentum, nesterov))
+
+
+def _velocity(variables, slots, gradients, rates, momentum, nesterov):
+    torch._foreach_mul_(slots, momentum)
+    torch._foreach_addcmul_(slots, gradients, rates, value=-1)
+    torch._foreach_add_(variables, slots, alpha=momentum if nesterov else 1.0)
+    if nesterov:
+        torch._foreach_addcmul_(variables, gradients, rates, value=-1)
+
+
+def heavy_ball(variable, slot, update, momentum, rate):
+    """Slot = momentum * slot + update; variable -= rate * slot."""
+    _later(_heavy_ball, (variable.value, slot.value, update, _number(rate, update)), (momentum,))
+
+
+def _heavy_ball(variables, slots, updates, rates, momentum):
+    torch._foreach_mul_(slots, momentum)
+    torch._foreach_add_(slots, updates)
+    torch._foreach_addcmul_(variables, slots, rates, value=-1)
+
+
+def adam(
+    variable, m, v, gradient, factor, beta_1, beta_2, epsilon, rate, powers=(0.0, 0.0), v_hat=None
+):
+    """Adam as Keras has it; `powers` are those of the betas, 0 for no bias correction."""
+    first, second = (1.0 - _number(power, gradient) for power in powers)
+    alpha = _number(rate, gradient) * torch.sqrt(second) / first
+    tensors = (variable.value, m.value, v.value, _times(gradient, factor), alpha)
+    if v_hat is None:
+        _later(_adam, tensors, (beta_1, beta_2, epsilon))
+    else:
+        _later(_amsgrad, (*tensors, v_hat.value), (beta_1, beta_2, epsilon))
+
+
+def _averages(ms, vs, gradients, beta_1, beta_2):
+    torch._foreach_mul_(ms, beta_1)
+    torch._foreach_add_(ms, gradients, alpha=1.0 - beta_1)
+    torch._foreach_mul_(vs, beta_2)
+    torch._foreach_addcmul_(vs, gradients, gradients, value=1.0 - beta_2)
+
+
+def _adam(variables, ms, vs, gradients, alphas, beta_1, beta_2, epsilon, v_hats=None):
+    _averages(ms, vs, gradients, beta_1, beta_2)
+    if v_hats is not None:
+        torch._foreach_maximum_(v_hats, vs)
+        vs = v_hats
+    divisors = torch._foreach_sqrt(vs)
+    torch._foreach_add_(divisors, epsilon)
+    torch._foreach_div_(divisors, alphas)
+    torch._foreach_addcdiv_(variables, ms, divisors, value=-1)
+
+
+def _amsgrad(variables, ms, vs, gradients, alphas, v_hats, *options):
+    _adam(variables, ms, vs, gradients, alphas, *options, v_hats=v_hats)
+
+
+def adam_direction(workspaces, index, m, v, gradient, beta_1, beta_2, epsilon, rate, start=None):
+    """What Adam would subtract at learning rate 1, plus `start`; its averages are updated.
+
+    To be read once the step has been carried out. `epsilon` and `rate` are those of `adam_scalars`.
+    """
+    result = torch.zeros_like(gradient) if start is None else start
+    scalars = (_number(epsilon, gradient), _number(rate, gradient))
+    _later(_directions, (result, m.value, v.value, gradient, *scalars), (beta_1, beta_2))
+    return result
+
+
+def _directions(results, ms, vs, gradients, epsilons, rates, beta_1, beta_2):
+    _averages(ms, vs, gradients, beta_1, beta_2)
+    divisors = torch._foreach_sqrt(vs)
+    torch._foreach_add_(divisors, epsilons)
+    torch._foreach_div_(divisors, rates)
+    torch._foreach_addcdiv_(results, ms, divisors, value=-1)
