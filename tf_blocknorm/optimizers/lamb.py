@@ -67,8 +67,7 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
     and the scales and offsets of normalisation layers. `None` stands for no variable.
 
     Slots: two tensors per variable and one number per block, its ratio: `trust_ratios`, which
-    `BlockNormMonitor` shows. On TensorFlow, two workspaces of the size of the largest variables
-    stand beside them; they are not saved.
+    `BlockNormMonitor` shows. During an update, the steps of all variables stand beside them.
 
     Differences from other implementations: `keras.optimizers.Lamb` decays the weights before the
     step and outside of the ratio, has a ratio for biases, too, and an epsilon of 1e-7; without
@@ -120,7 +119,6 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
         self.trust_clip = arguments.bounds("trust_clip", trust_clip)
         self.phi_bounds = arguments.bounds("phi_bounds", phi_bounds)
         self.bias_correction = bool(bias_correction)
-        self._scratch.workspaces = {}
 
     def build(self, variables):
         if self.built:
@@ -159,8 +157,6 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
             return FUSED.adam_scalars(self.epsilon, *corrections)
 
         return FUSED.adam_direction(
-            self._scratch.workspaces,
-            index,
             self._momenta[index],
             self._velocities[index],
             g,

@@ -7,6 +7,7 @@ formulas as well; and on one replica, as they need the variable itself.
 
 import keras
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from tf_blocknorm.optimizers.kernels.shared import adam_scalars, rank, rates
 
@@ -22,7 +23,6 @@ __all__ = [
 ]
 
 _DTYPES = ("float32", "float64")
-_LANES = 2  # workspaces that directions take turns with
 
 
 def fits(variable, tensor, *scalars):
@@ -87,8 +87,12 @@ def adam(
     """Adam as Keras has it; `powers` are those of the betas, 0 for no bias correction."""
     if factor is not None:
         gradient = gradient * tf.cast(factor, gradient.dtype)
+    _apply_adam(variable.handle, m, v, gradient, beta_1, beta_2, epsilon, rate, powers, v_hat)
+
+
+def _apply_adam(handle, m, v, gradient, beta_1, beta_2, epsilon, rate, powers=(0, 0), v_hat=None):
     arguments = {
-        "var": variable.handle,
+        "var": handle,
         "m": m.handle,
         "v": v.handle,
         "beta1_power": _scalar(powers[0], gradient),
@@ -105,21 +109,17 @@ def adam(
         tf.raw_ops.ResourceApplyAdamWithAmsgrad(vhat=v_hat.handle, **arguments)
 
 
-def adam_direction(workspaces, index, m, v, gradient, beta_1, beta_2, epsilon, rate, start=None):
+def adam_direction(m, v, gradient, beta_1, beta_2, epsilon, rate, start=None):
     """What Adam would subtract at learning rate 1, plus `start`; its averages are updated.
 
-    `workspaces` is a dict that the optimizer keeps; `index` is that of the variable; `epsilon` and
-    `rate` are those of `adam_scalars`.
+    `epsilon` and `rate` are those of `adam_scalars`.
     """
-    lane = (gradient.dtype, index % _LANES)
-    if lane not in workspaces:
-        with tf.init_scope():
-            workspaces[lane] = tf.Variable(
-                tf.zeros([0], gradient.dtype), shape=tf.TensorShape(None), trainable=False
-            )
-    workspace = workspaces[lane]
+    dtype, shape = gradient.dtype, gradient.shape
+    # A variable that lives for this step. Not one of changing shape that all take turns with: it
+    # makes grappler mix up the shapes of a model's kernels (TensorFlow 2.21).
+    place = tf.raw_ops.VarHandleOp(dtype=dtype, shape=shape, shared_name=context.anonymous_name())
     if start is None:  # not `tf.zeros`: TensorFlow folds constants out of their order
-        start = tf.raw_ops.Empty(shape=gradient.shape, dtype=gradient.dtype, init=True)
-    workspace.assign(start)
-    adam(workspace, m, v, gradient, None, beta_1, beta_2, epsilon, rate)
-    return tf.ensure_shape(workspace.read_value(), gradient.shape)
+        start = tf.raw_ops.Empty(shape=shape, dtype=dtype, init=True)
+    tf.raw_ops.AssignVariableOp(resource=place, value=start)
+    _apply_adam(place, m, v, gradient, beta_1, beta_2, epsilon, rate)
+    return tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=place, dtype=dtype), shape)

@@ -135,7 +135,7 @@ def _amsgrad(variables, ms, vs, gradients, alphas, v_hats, *options):
     _adam(variables, ms, vs, gradients, alphas, *options, v_hats=v_hats)
 
 
-def adam_direction(workspaces, index, m, v, gradient, beta_1, beta_2, epsilon, rate, start=None):
+def adam_direction(m, v, gradient, beta_1, beta_2, epsilon, rate, start=None):
     """What Adam would subtract at learning rate 1, plus `start`; its averages are updated.
 
     To be read once the step has been carried out. `epsilon` and `rate` are those of `adam_scalars`.
