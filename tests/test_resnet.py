@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tf_blocknorm.experiments import cli, recipes, runner
+from tf_blocknorm.experiments import cli, data, recipes, runner
 from tf_blocknorm.experiments.errors import ExperimentError
 from tf_blocknorm.experiments.problems import PROBLEMS
 from tf_blocknorm.experiments.problems.augmentation import RandomShift
@@ -79,6 +79,17 @@ def images(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "photographs.npz"
     np.savez(path, x_train=x, y_train=y, x_test=x[:16], y_test=y[:16])
     return str(path)
+
+
+def test_cifar100_by_its_name(monkeypatch):
+    pixels, labels = np.full((200, 32, 32, 3), 255, "uint8"), np.arange(200)[:, None] % 100
+    part = pixels, labels
+    monkeypatch.setattr(keras.datasets.cifar100, "load_data", lambda: (part, part))
+    data.load.cache_clear()
+    loaded = PROBLEMS["resnet"].load("cifar100", depth=20)
+    data.load.cache_clear()
+    assert (loaded.name, loaded.num_classes, loaded.input_shape) == ("cifar100", 100, (32, 32, 3))
+    assert loaded.x_test.max() == 1.0
 
 
 def a_run(images, problem="resnet", **changes):

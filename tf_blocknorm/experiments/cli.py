@@ -1,4 +1,4 @@
-"""The command line: `tf-blocknorm list | run | sweep | find`."""
+"""The command line: `tf-blocknorm list | run | sweep | find | report`."""
 
 import os
 import sys
@@ -18,6 +18,7 @@ def main(argv=None):
             large_batch,
             parsing,
             quadratic,
+            report,
         )
     except ImportError as error:
         print(
@@ -32,6 +33,8 @@ def main(argv=None):
         _check_folder(getattr(arguments, "out", None))
         if arguments.command == "list":
             return _list(console)
+        if arguments.command == "report":
+            return report.run(arguments, argv, console)
         _complete(arguments)
         if arguments.problem == parsing.QUADRATIC:
             return quadratic.run(arguments, argv, console)

@@ -94,8 +94,8 @@ def ends(summaries, path, title, subtitle):
     """Draw the held-out metric at the end of each run: a row per method, a dot per seed."""
     first, methods = summaries[0], grouped(summaries, "method")
     metric = PROBLEMS[first["problem"]].metric
-    height = 1.5 + 0.42 * len(methods)
-    figure, ((panel,),) = page((6.4, height), (1, 1), title, subtitle, left=LABELS)
+    height = 1.3 + 0.42 * len(methods)
+    figure, ((panel,),) = page((6.4, height), (1, 1), title, subtitle, left=LABELS, top=0.7)
     panel.grid(axis="y", visible=False)
     panel.grid(axis="x", color=GRID, linewidth=0.8)
     for row, group in enumerate(methods.values()):

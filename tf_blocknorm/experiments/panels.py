@@ -60,7 +60,7 @@ class Line:
         panel.plot(lost, [worst] * len(lost), "x", ms=6, mew=1.5, color=colour, clip_on=False)
         if self.ring is not None and np.isfinite(means[self.ring]):
             place = self.x[self.ring], means[self.ring]
-            panel.plot(*place, "o", ms=11, mfc="none", mec=colour, mew=1.5)
+            panel.plot(*place, "o", ms=11, mfc="none", mec=colour, mew=1.5, clip_on=False)
 
 
 def page(size, shape, title, subtitle, **margins):
@@ -80,7 +80,7 @@ def page(size, shape, title, subtitle, **margins):
         top=1.0 - inches["top"] / height,
         bottom=inches["bottom"] / height,
         wspace=0.1,
-        hspace=0.35,
+        hspace=0.6,
     )
     figure.text(left, 1.0 - 0.25 / height, title, fontsize=13, fontweight="bold", color=INK)
     figure.text(left, 1.0 - 0.48 / height, subtitle, fontsize=9, color=FAINT)
@@ -141,8 +141,9 @@ def multiples(lines, metric, name, horizontal, path, title, subtitle):
         title, subtitle: Text above the panels.
     """
     rows = -(-len(lines) // COLUMNS)
-    size = (0.8 + 2.3 * COLUMNS, 1.5 + 1.75 * rows)
-    figure, panels = page(size, (rows, COLUMNS), title, f"{name}; {subtitle}", top=1.1)
+    size = (0.8 + 2.3 * COLUMNS, 1.0 + 2.0 * rows)
+    subtitle = f"{name} {subtitle}"
+    figure, panels = page(size, (rows, COLUMNS), title, subtitle, top=1.2, bottom=0.35)
     for panel, line in zip(panels.flat, lines):
         worst = scale(panel, metric, lines)
         for other in lines:
@@ -150,7 +151,8 @@ def multiples(lines, metric, name, horizontal, path, title, subtitle):
         line.draw(panel, COLOURS[0], worst)
         horizontal(panel)
         remark = line.remark or metric.text(line.values[-1].mean())
-        heading(panel, f"{line.label}\n{remark}", fontsize=8)
+        name = line.label.replace(", ", ",\n", 1)
+        heading(panel, f"{name}\n{remark}", fontsize=8)
         panel.tick_params(labelsize=8, labelbottom=True)
     for panel in panels.flat[len(lines) :]:
         panel.set_visible(False)

@@ -106,6 +106,7 @@ def parser():
             help="runs at a time (default: one per core, 4 at most; 1 with a GPU)",
         )
     _add_find(commands)
+    _add_report(commands)
     return made
 
 
@@ -181,6 +182,19 @@ def _add_find(commands):
         help="of the initial weights, dropout and the order of the examples (default: 0)",
     )
     command.set_defaults(methods=[], jobs=1)
+
+
+def _add_report(commands):
+    command = commands.add_parser(
+        "report",
+        help="one page, as HTML and Markdown, of what the others wrote into a folder",
+        description="Write report.html, a page that needs nothing else, and report.md with its "
+        "figures: for each JSON file that run, sweep or find wrote into DIR its command, what was "
+        "run, on which machine, tables and a figure.",
+        allow_abbrev=False,
+    )
+    command.add_argument("folder", metavar="DIR", help="where run, sweep and find wrote (--out)")
+    command.add_argument("--out", metavar="DIR", help="where the page goes (default: the same)")
 
 
 def _whole(least):

@@ -20,7 +20,7 @@ def by_method(summaries):
         rows.append(
             [
                 RECIPES[method].label,
-                ", ".join(f"{rate:g}" for rate in sorted(rates)),
+                ", ".join(f"{r:g}" for r in sorted(rates)) if RECIPES[method].rate else "any",
                 str(len(group)),
                 spread([metric.of(s) for s in group], metric.factor, metric.form, metric.unit),
                 spread([s["val_loss"] for s in group], 1, "{:.3f}"),
