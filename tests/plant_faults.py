@@ -47,6 +47,7 @@ FUSED = "tf_blocknorm/optimizers/kernels/tensorflow.py"
 SHARED = "tf_blocknorm/optimizers/kernels/shared.py"
 INSGD = "tf_blocknorm/optimizers/insgd.py"
 INPUTS = "tf_blocknorm/optimizers/inputs/"
+EXPERIMENTS = "tf_blocknorm/experiments/"
 
 # (what is wrong, file, text, replacement, tests)
 FAULTS = [
@@ -681,6 +682,97 @@ FAULTS = [
         "ops.multiply(ops.stop_gradient(inputs), self._factors(inputs))",
         "ops.multiply(inputs, self._factors(inputs))",
         "test_inputs.py -k nothing_but",
+    ),
+    (
+        "experiments: a text's targets are its inputs",
+        EXPERIMENTS + "data/text.py",
+        "characters[1 : used + 1]",
+        "characters[:used]",
+        "test_text.py -k windows",
+    ),
+    (
+        "experiments: rates are chosen on the test part of a text",
+        EXPERIMENTS + "data/base.py",
+        "x_test=self.x_validation, y_test=self.y_validation",
+        "x_test=self.x_test, y_test=self.y_test",
+        "test_text.py -k windows",
+    ),
+    (
+        "experiments: nats for bits",
+        EXPERIMENTS + "problems/metrics.py",
+        "return nats / math.log(2.0)",
+        "return nats",
+        "test_text.py -k bits",
+    ),
+    (
+        "experiments: the most bits are the best",
+        EXPERIMENTS + "problems/metrics.py",
+        "return value if self.higher else -value",
+        "return value",
+        "test_text.py -k best",
+    ),
+    (
+        "experiments: what diverged counts as zero",
+        EXPERIMENTS + "problems/metrics.py",
+        "return -math.inf",
+        "return 0.0",
+        "test_text.py -k best",
+    ),
+    (
+        "experiments: one shift for all images of a batch",
+        EXPERIMENTS + "problems/augmentation.py",
+        "(2, count, 1)",
+        "(2, 1, 1)",
+        "test_resnet.py -k shifted",
+    ),
+    (
+        "experiments: images are shifted when they are evaluated",
+        EXPERIMENTS + "problems/augmentation.py",
+        "if not training:",
+        "if False:",
+        "test_resnet.py -k training_alone",
+    ),
+    (
+        "experiments: one place is never drawn",
+        EXPERIMENTS + "problems/augmentation.py",
+        "2 * self.pixels + 1,",
+        "2 * self.pixels,",
+        "test_resnet.py -k shifted",
+    ),
+    (
+        "experiments: the state of random numbers is not resumed",
+        EXPERIMENTS + "runner.py",
+        "return [*model.variables,",
+        "return [*model.weights,",
+        "test_resnet.py -k killed",
+    ),
+    (
+        "experiments: reviews lose their end",
+        EXPERIMENTS + "data/reviews.py",
+        "[:, -length:]",
+        "[:, :length]",
+        "test_sentiment.py -k imdb",
+    ),
+    (
+        "experiments: rare words become padding",
+        EXPERIMENTS + "data/reviews.py",
+        "UNKNOWN = 2",
+        "UNKNOWN = 0",
+        "test_sentiment.py -k imdb",
+    ),
+    (
+        "experiments: figures have seven methods at most",
+        EXPERIMENTS + "panels.py",
+        "MANY = 6",
+        "MANY = 99",
+        "test_figures.py -k left_out",
+    ),
+    (
+        "experiments: a report does not escape commands",
+        EXPERIMENTS + "report.py",
+        'autoescape=".html" in template',
+        "autoescape=False",
+        "test_report.py -k says",
     ),
 ]
 

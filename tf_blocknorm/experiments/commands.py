@@ -3,7 +3,7 @@
 import math
 import shlex
 
-from tf_blocknorm.experiments import data, figures, records, runner, tables, workers
+from tf_blocknorm.experiments import figures, records, runner, tables, workers
 from tf_blocknorm.experiments.problems import PROBLEMS
 from tf_blocknorm.experiments.progress import Progress
 from tf_blocknorm.experiments.recipes import OWN, RECIPES, tuning
@@ -28,7 +28,8 @@ class Session:
         self.command = shlex.join(["tf-blocknorm", *argv])
         self.problem = PROBLEMS[arguments.problem]
         self.methods, self.source = arguments.methods, arguments.data
-        self.data = data.load(arguments.data)
+        self.options = {**self.problem.options, **arguments.options}
+        self.data = self.problem.load(arguments.data, **self.options)
         self.split, self.runs = split, []
         self.common = {"dtype_policy": arguments.dtype_policy or "float32"}
         self.evaluated = self.data if split == "test" else self.data.without_test()
@@ -37,7 +38,6 @@ class Session:
             default = max(1, default // 6)
         self.epochs = arguments.epochs or default
         self.seeds = range(arguments.seeds or (1 if arguments.quick else 3))
-        self.options = {**self.problem.options, **arguments.options}
         self.name = f"{self.problem.name}-{self.data.name}"
 
     def add(self, method, learning_rate):
@@ -188,7 +188,8 @@ def sweep(arguments, argv, console):
 
 
 def _try(session, rates):
-    session.introduce("Rates as given; accuracy on examples taken from the training data.")
+    metric = session.problem.metric.title
+    session.introduce(f"Rates as given; {metric} on examples taken from the training data.")
     for method in session.methods:
         takes_one = RECIPES[method].rate is not None
         for rate in rates if takes_one else rates[:1]:

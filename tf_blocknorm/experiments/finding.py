@@ -6,7 +6,7 @@ import shlex
 import keras
 
 from tf_blocknorm.callbacks.learning_rate_finder import LearningRateFinder
-from tf_blocknorm.experiments import data, records
+from tf_blocknorm.experiments import records
 from tf_blocknorm.experiments.errors import ExperimentError
 from tf_blocknorm.experiments.problems import PROBLEMS
 from tf_blocknorm.experiments.recipes import RECIPES
@@ -25,8 +25,8 @@ def find(arguments, argv, console):
         )
     except ValueError as error:
         raise ExperimentError(error) from error
-    dataset = data.load(arguments.data)
     options = {**problem.options, **arguments.options}
+    dataset = problem.load(arguments.data, **options)
 
     keras.utils.set_random_seed(arguments.seed)
     model, given = recipe.prepare(

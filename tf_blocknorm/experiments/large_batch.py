@@ -55,10 +55,9 @@ def run(arguments, argv, console):
         console.print(tables.terminal(header, rows))
         records.write_text(f"{session.out}/{stem}-memory.md", tables.markdown(header, rows))
         title = f"{session.problem.title} on {session.data.name}, {session.epochs} epochs"
-        lines = {RECIPES[name].label: line for name, line in curves(summaries).items()}
         described = session.problem.described(session.options)
         subtitle = f"{described}; {session.common['dtype_policy']}; warm-up and cosine"
-        figures.batch_sizes(lines, f"{session.out}/{stem}.png", title, subtitle)
+        draw(summaries, f"{session.out}/{stem}.png", title, subtitle)
         session.written(stem)
     return code
 
@@ -69,7 +68,7 @@ def scaled(rate, size, exponent):
 
 
 def curves(summaries):
-    """Return for each method a dict from the size of the batch to the best accuracies there.
+    """Return for each method a dict from the size of the batch to the best metrics there.
 
     Those are the runs, one per seed, of the learning rate that is best on average.
     """
@@ -79,14 +78,21 @@ def curves(summaries):
         result[method] = {}
         for size, part in sorted(tables.grouped(group, "batch_size").items()):
             rate = tables.best_rates(part)[method]
-            values = [s[f"val_{metric}"] for s in part if s["learning_rate"] == rate]
+            values = [metric.of(s) for s in part if s["learning_rate"] == rate]
             result[method][size] = (rate, np.array(values, float))
     return result
 
 
+def draw(summaries, path, title, subtitle):
+    """Draw the best metric of each method against the size of the batch."""
+    metric = PROBLEMS[summaries[0]["problem"]].metric
+    lines = {RECIPES[name].label: line for name, line in curves(summaries).items()}
+    figures.batch_sizes(lines, metric, path, title, subtitle)
+
+
 def table(summaries):
     """Return header and rows: one row per method, one column per size of the batch."""
-    lines = curves(summaries)
+    lines, metric = curves(summaries), PROBLEMS[summaries[0]["problem"]].metric
     sizes = sorted({size for line in lines.values() for size in line})
     rows = []
     for method, line in lines.items():
@@ -99,7 +105,7 @@ def table(summaries):
             rate, values = line[size]
             linear = size != TUNED_AT and rate == scaled(tuned, size, SCALINGS["linear"])
             values = [None if np.isnan(value) else value for value in values]
-            cells.append(tables.spread(values, 100, "{:.1f}") + " +" * linear)
+            cells.append(tables.spread(values, metric.factor, metric.form) + " +" * linear)
         rows.append([RECIPES[method].label, "" if tuned is None else f"{tuned:g}", *cells])
     return ["method", f"rate at {TUNED_AT}", *map(str, sizes)], rows
 

@@ -48,7 +48,7 @@ class Progress:
             name = f"{run.method} {run.learning_rate:g}, seed {run.seed}"
             self.tasks[id(run)] = self.bars.add_task(name, total=run.epochs, note="")
         metric = PROBLEMS[run.problem].metric
-        note = f"{metric} {percent(record[f'val_{metric}'])}" if record else "starting"
+        note = f"{metric.title} {metric.text(metric.of(record))}" if record else "starting"
         self.bars.update(self.tasks[id(run)], completed=done, note=note)
         self.bars.advance(self.overall, done - self.done[id(run)])
         self.done[id(run)] = done
@@ -64,7 +64,7 @@ class Progress:
         width = len(str(self.total))
         self.console.print(
             f"[{self.count:{width}}/{self.total}] {describe(run):46} "
-            f"{run.split} {metric} {percent(summary[f'val_{metric}']):>7} "
+            f"{run.split} {metric.title} {metric.text(metric.of(summary)):>7} "
             f"{summary['seconds']:6.0f} s",
             markup=False,
             highlight=False,
@@ -75,8 +75,3 @@ class Progress:
 def describe(run):
     """Return method, learning rate and seed of a run."""
     return f"{RECIPES[run.method].label}, rate {run.learning_rate:g}, seed {run.seed}"
-
-
-def percent(value):
-    """Return a fraction as a percentage, or a word if it is not a number."""
-    return "diverged" if value is None or value != value else f"{value:.1%}"

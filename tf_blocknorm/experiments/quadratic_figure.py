@@ -13,13 +13,14 @@ from tf_blocknorm.callbacks.colours import FAINT, GRID, INK
 LOWEST, HIGHEST = 1e-6, 1e1
 
 
-def draw(runs, labels, path):
+def draw(runs, labels, path, every=1):
     """Draw excess and rate against the step, a column for each method, a line for each rate.
 
     Args:
         runs: What `quadratic.train` returned, of one problem.
         labels: A dict from methods to titles.
         path: Of the PNG file.
+        every: Of how many steps the runs keep one.
     """
     rates = sorted({run["initial_rate"] for run in runs})
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, len(rates)))
@@ -34,7 +35,7 @@ def draw(runs, labels, path):
         title = labels[method].replace(", ", "\n")
         top.set_title(title, loc="left", fontsize=9, color=INK)
         for run in (run for run in runs if run["method"] == method):
-            x = np.arange(1, len(run["excess"]) + 1)
+            x = every * np.arange(1, len(run["excess"]) + 1)
             excess = np.clip(np.nan_to_num(run["excess"], nan=np.inf), LOWEST, 1e3 * HIGHEST)
             style = {"color": colours[run["initial_rate"]], "linewidth": 1.4}
             top.plot(x, excess, **style)

@@ -109,6 +109,7 @@ class Tuning:
 
 GRID = (0.005, 0.01, 0.02, 0.05, 0.1)
 ANY = (0.01,)
+SMALL_GRID = (0.0005, 0.001, 0.002, 0.005, 0.01)
 INSGD_GRID = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
@@ -129,9 +130,32 @@ RECIPES = {
         "BlockNormSGD",
         {"norm": "std"},
         "BlockNormSGD, std norm",
-        (0.0005, 0.001, 0.002, 0.005, 0.01),
+        SMALL_GRID,
     ),
+    "BlockNormSGD-momentum": Recipe(
+        "BlockNormSGD",
+        {"norm": "max", "momentum": 0.9},
+        "BlockNormSGD, max norm, momentum 0.9",
+        SMALL_GRID,
+    ),
+    "BlockNormSGD-l2": Recipe(
+        "BlockNormSGD",
+        {"norm": "l2", "momentum": 0.9},
+        "BlockNormSGD, l2 norm, momentum 0.9",
+        GRID,
+    ),
+    "BlockNormSGD-relative": Recipe(
+        "BlockNormSGD",
+        {"norm": "l2", "momentum": 0.9, "scale": "parameter"},
+        "BlockNormSGD, relative, momentum 0.9",
+        SMALL_GRID,
+    ),
+    "BlockNormAdam": Recipe("BlockNormAdam", {}, "BlockNormAdam", SMALL_GRID),
+    "BlockNormAdamW": Recipe("BlockNormAdamW", {}, "BlockNormAdamW", SMALL_GRID),
+    "BlockNormRMSprop": Recipe("BlockNormRMSprop", {}, "BlockNormRMSprop", SMALL_GRID),
     "Adam": Recipe("Adam", {}, "Adam", GRID),
+    "AdamW": Recipe("AdamW", {}, "AdamW", SMALL_GRID),
+    "RMSprop": Recipe("RMSprop", {}, "RMSprop", SMALL_GRID),
     "SGD": Recipe("SGD", {"momentum": 0.9}, "SGD, momentum 0.9", GRID),
     "AdaptiveBlockNormSGD": Recipe(
         "AdaptiveBlockNormSGD",

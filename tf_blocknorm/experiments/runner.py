@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from tf_blocknorm.callbacks.learning_rate_finder import LearningRateFinder
-from tf_blocknorm.experiments import data, records
+from tf_blocknorm.experiments import records
 from tf_blocknorm.experiments.problems import PROBLEMS
 from tf_blocknorm.experiments.recipes import RECIPES
 from tf_blocknorm.optimizers import taps
@@ -30,9 +30,9 @@ class Run:
 
     Attributes:
         problem, method: Names in `PROBLEMS` and `RECIPES`.
-        source: What `data.load` takes.
+        source: Data, as the problem's `load` takes them.
         learning_rate, seed, epochs: Numbers.
-        options: What the problem's `build` takes.
+        options: What the problem's `build` and `load` take.
         split: Evaluated on the `"test"` examples, or on `"validation"` examples taken from the
             training data.
         batch_size: Examples per update; None for the problem's own.
@@ -53,13 +53,13 @@ class Run:
     warmup: float = 0.0
     dtype_policy: str = "float32"
 
+    def data(self):
+        """Return the data, of which those for validation may not yet be set aside."""
+        return PROBLEMS[self.problem].load(self.source, **self.options)
+
     def settings(self):
         """Return as plain data whatever the numbers depend on, also the versions in use."""
-        problem, recipe, dataset = (
-            PROBLEMS[self.problem],
-            RECIPES[self.method],
-            data.load(self.source),
-        )
+        problem, recipe, dataset = PROBLEMS[self.problem], RECIPES[self.method], self.data()
         return {
             **dataclasses.asdict(self),
             "source": dataset.name,
@@ -107,7 +107,7 @@ def train(run, out, command="", report=lambda epoch, logs: None):
         report: Called after every epoch with the number of finished epochs and its record.
     """
     folder = run.folder(out)
-    dataset = data.load(run.source)
+    dataset = run.data()
     if run.split == "validation":
         dataset = dataset.without_test()
     problem = PROBLEMS[run.problem]
@@ -128,7 +128,7 @@ def train(run, out, command="", report=lambda epoch, logs: None):
     model.compile(
         optimizer,
         loss=problem.loss,
-        metrics=[problem.metric],
+        metrics=[problem.metric.make()],
         # Compiling a network of 30 layers by XLA takes longer than it saves in a short run.
         jit_compile=False,
         steps_per_execution=1 if _need_every_loss(callbacks) else STEPS_PER_EXECUTION,

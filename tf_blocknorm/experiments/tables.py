@@ -20,14 +20,14 @@ def by_method(summaries):
         rows.append(
             [
                 RECIPES[method].label,
-                ", ".join(f"{rate:g}" for rate in sorted(rates)),
+                ", ".join(f"{r:g}" for r in sorted(rates)) if RECIPES[method].rate else "any",
                 str(len(group)),
-                spread([s[f"val_{metric}"] for s in group], 100, "{:.1f}", " %"),
+                spread([metric.of(s) for s in group], metric.factor, metric.form, metric.unit),
                 spread([s["val_loss"] for s in group], 1, "{:.3f}"),
                 spread([s["seconds"] for s in group], 1, "{:.0f}"),
             ]
         )
-    header = ["method", "rate", "seeds", f"{split} {metric}", f"{split} loss", "seconds"]
+    header = ["method", "rate", "seeds", f"{split} {metric.title}", f"{split} loss", "seconds"]
     return header, rows
 
 
@@ -40,20 +40,20 @@ def by_rate(summaries):
     for rate in sorted({summary["learning_rate"] for summary in summaries}):
         cells = []
         for method, group in methods.items():
-            values = [s[f"val_{metric}"] for s in group if s["learning_rate"] == rate]
+            values = [metric.of(s) for s in group if s["learning_rate"] == rate]
             mark = " *" if best[method] == rate else ""
-            cells.append(spread(values, 100, "{:.1f}") + mark if values else "")
+            cells.append(spread(values, metric.factor, metric.form) + mark if values else "")
         rows.append([f"{rate:g}", *cells])
     return ["rate", *(RECIPES[method].label for method in methods)], rows
 
 
 def best_rates(summaries):
-    """Return for each method the learning rate of the highest mean metric, lower loss first."""
+    """Return for each method the learning rate of the best mean metric, lower loss first."""
     metric = PROBLEMS[summaries[0]["problem"]].metric
 
     def merit(item):
         rate, group = item
-        score = statistics.fmean(s[f"val_{metric}"] or 0.0 for s in group)
+        score = statistics.fmean(metric.merit(metric.of(s)) for s in group)
         losses = [s["val_loss"] for s in group]
         return score, -math.inf if None in losses else -statistics.fmean(losses), -rate
 

@@ -3,6 +3,9 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
+from tf_blocknorm.experiments import data
+from tf_blocknorm.experiments.problems.metrics import Metric
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -13,11 +16,13 @@ class Problem:
         title: What figures call it.
         summary: One line for `tf-blocknorm list`.
         build: Function `(input_shape, num_classes, **options)` that returns a Keras model.
-        loss, metric: As for `model.compile`; the metric is what tables and figures show.
+        loss: As for `model.compile`.
+        metric: A `Metric`, which tables and figures show.
         batch_size: Examples per update.
         updates: About how many updates a run makes unless the number of epochs is given.
         data: The data that it is trained on unless others are given.
-        options: What `build` takes, with default values.
+        options: What `build` and `load` take, with default values.
+        load: Function `(source, **options)` that returns the `Data` to train on.
     """
 
     name: str
@@ -25,11 +30,12 @@ class Problem:
     summary: str
     build: Callable
     loss: str
-    metric: str
+    metric: Metric
     batch_size: int
     updates: int
     data: str
     options: Mapping[str, int]
+    load: Callable = lambda source, **_: data.load(source)
 
     def described(self, options):
         """Return the name with the options, as in `mlp (depth 30)`."""

@@ -5,6 +5,7 @@ from keras import layers
 
 from tf_blocknorm.experiments.errors import ExperimentError
 from tf_blocknorm.experiments.problems.base import Problem
+from tf_blocknorm.experiments.problems.metrics import ACCURACY
 
 SMALLEST = 10  # pixels, of which one is left in the end
 
@@ -38,7 +39,7 @@ CNN = Problem(
     summary="six layers: the cifar10_cnn of Keras",
     build=build,
     loss="sparse_categorical_crossentropy",
-    metric="accuracy",
+    metric=ACCURACY,
     batch_size=32,
     updates=20000,
     data="cifar10",

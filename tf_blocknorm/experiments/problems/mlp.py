@@ -8,6 +8,7 @@ import keras
 from keras import layers
 
 from tf_blocknorm.experiments.problems.base import Problem
+from tf_blocknorm.experiments.problems.metrics import ACCURACY
 
 
 def build(input_shape, num_classes, depth):
@@ -30,7 +31,7 @@ MLP = Problem(
     summary="multilayer perceptron of 30 hidden layers (--depth), 128 units each",
     build=build,
     loss="sparse_categorical_crossentropy",
-    metric="accuracy",
+    metric=ACCURACY,
     batch_size=64,
     updates=1400,
     data="digits",

@@ -9,6 +9,7 @@ import keras
 from keras import layers
 
 from tf_blocknorm.experiments.problems.base import Problem
+from tf_blocknorm.experiments.problems.metrics import ACCURACY
 
 
 def build(input_shape, num_classes, depth, scale):
@@ -31,7 +32,7 @@ SCALED = Problem(
     summary="8 layers (--depth) whose kernels are 4 times (--scale) too large and small in turn",
     build=build,
     loss="sparse_categorical_crossentropy",
-    metric="accuracy",
+    metric=ACCURACY,
     batch_size=64,
     updates=1400,
     data="digits",

@@ -13,6 +13,7 @@ from keras import layers
 
 from tf_blocknorm.experiments.errors import ExperimentError
 from tf_blocknorm.experiments.problems.base import Problem
+from tf_blocknorm.experiments.problems.metrics import ACCURACY
 
 SMALLEST = 8  # pixels, of which the last convolution sees two by two
 
@@ -47,7 +48,7 @@ TOY = Problem(
     summary="six layers with batch normalisation: that of the INSGD experiments",
     build=functools.partial(build, normalized=True),
     loss="sparse_categorical_crossentropy",
-    metric="accuracy",
+    metric=ACCURACY,
     batch_size=128,
     updates=8000,
     data="cifar10",

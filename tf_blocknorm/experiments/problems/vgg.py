@@ -5,6 +5,7 @@ from keras import layers
 
 from tf_blocknorm.experiments.errors import ExperimentError
 from tf_blocknorm.experiments.problems.base import Problem
+from tf_blocknorm.experiments.problems.metrics import ACCURACY
 
 SMALLEST = 8  # pixels, of which one is left in the end
 
@@ -38,7 +39,7 @@ VGG = Problem(
     summary="six convolutions with batch normalisation, in the manner of VGG",
     build=build,
     loss="sparse_categorical_crossentropy",
-    metric="accuracy",
+    metric=ACCURACY,
     batch_size=128,
     updates=3500,
     data="cifar10",
