@@ -35,6 +35,7 @@ from tf_blocknorm.norms.exact import (
     normalize,
     of_ones,
     sizes,
+    sum_of_squares,
     unit,
     unmultiplied,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "normalize",
     "of_ones",
     "sizes",
+    "sum_of_squares",
     "unit",
     "unmultiplied",
 ]
