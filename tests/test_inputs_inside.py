@@ -1,4 +1,4 @@
-"""Kernels inside a layer that see something else than its input: separable convolutions, dropout."""
+"""Kernels that see something else than their layer's input: separable convolutions, dropout."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from tf_blocknorm.back_matching import Options, curvatures
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 WINDOWS = [{}, {"strides": 2, "padding": "same"}, {"dilation_rate": 2}]
 
-# ---------------------------------------------------------------------------- separable convolutions
+# --------------------------------------------------------------------------- separable convolutions
 
 
 def in_two(layer, x):
@@ -127,7 +127,7 @@ def under(model, x):
     return sequential(x, first, *model.layers, last)
 
 
-# ------------------------------------------------------------------- dropout within recurrent layers
+# ------------------------------------------------------------------ dropout within recurrent layers
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ for each. Over all others (samples, and the positions of a sequence) the power i
 |                          |                    |                          | outputs of its group |
 | `DepthwiseConv…`         | pixels             | channel                  | axis -2              |
 | `Conv…Transpose`         | pixels             | channel                  | axis -1              |
-| `SeparableConv…`         | the depthwise kernel as above, the pointwise one as `Conv…`, with what |
-|                          | comes between them                                                     |
+
+`SeparableConv…` has two kernels: one of `DepthwiseConv…`, and above it one of `Conv…`.
 
 What the paper's code does for `Dense` and `Conv2D` without groups; the rest is derived from it.
 """
