@@ -4,11 +4,14 @@ Those of other libraries, which are compared by their rule, are in `jax_.py` and
 """
 
 import dataclasses
+import types
 from collections.abc import Callable
 
 import keras
 
 import tf_blocknorm as bn
+from tf_blocknorm.callbacks.back_matching_tap import Multipliers
+from tf_blocknorm.optimizers import taps
 
 RATE = 1e-5  # so low that thousands of updates with the same gradients leave the weights sound
 
@@ -47,6 +50,15 @@ def _ours(name, make, rule, streams, reference, targets, family=None):
     return Contender(name, make, family or rule, rule, streams, f"Keras {reference}", targets)
 
 
+class BackMatched(keras.optimizers.SGD):
+    """With the multipliers of `BackMatching` in its steps, as in a model that has the callback."""
+
+    def build(self, variables):
+        super().build(variables)
+        model = types.SimpleNamespace(optimizer=self, built=True, trainable_variables=variables)
+        taps.attach(Multipliers(), model)
+
+
 k = keras.optimizers
 CONTENDERS = (
     _keras("SGD", lambda: k.SGD(RATE), "sgd", 3),
@@ -69,6 +81,16 @@ CONTENDERS = (
         "momentum",
         (1.0, 1.0),
     ),
+    # The update alone: what it costs to measure powers is in `inputs.py`.
+    _ours(
+        "INSGD, constant powers",
+        lambda: bn.INSGD(RATE, powers=[(".", 100.0)]),
+        "momentum",
+        5,
+        "momentum",
+        (0.75, 0.75),
+    ),
+    _ours("BackMatching", lambda: BackMatched(RATE, 0.9), "momentum", 5, "momentum", (1.1, 1.2)),
     _keras("Adam", lambda: k.Adam(RATE), "adam", 7),
     _keras("AdamW", lambda: k.AdamW(RATE), "adamw", 7, "adam"),
     _ours("BlockNormAdam", lambda: bn.BlockNormAdam(RATE), "adam", 8, "Adam", (0.5, 0.5)),

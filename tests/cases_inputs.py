@@ -113,6 +113,10 @@ CASES = pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
 
 # What takes long runs with the other rows in `make test-all` only.
 CORE = {"paper-l1-decay", "code-l2", "power-nesterov-schedule", "exclude-ema-compiled"}
+PARTS = {
+    "core": [case for case in TABLE if case.name in CORE],
+    "rest": [case for case in TABLE if case.name not in CORE],
+}
 CORE_CASES = pytest.mark.parametrize(
     "case",
     [pytest.param(case, marks=() if case.name in CORE else pytest.mark.slow) for case in TABLE],

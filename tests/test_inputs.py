@@ -289,7 +289,6 @@ def test_arguments_are_checked(model, arguments, message):
     ("layer", "shape", "norm", "message"),
     [
         (layers.Conv2D(1, 1, name="c"), (1, 1, 3), "standardized_l1", r"'c' with input_shape="),
-        (layers.LSTM(2, dropout=0.5), (4, 3), "l2", r"`dropout` inside .* Received: dropout=0.5"),
         (layers.GRU(2, reset_after=False), (4, 3), "l2", r"`reset_after` must be True"),
         (
             layers.EinsumDense("abc,cd->ad", output_shape=(2,), name="e"),

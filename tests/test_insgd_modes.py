@@ -1,11 +1,16 @@
 """INSGD in the ways in which TensorFlow runs, saves and spreads a step."""
 
+import json
+import os
+
 import input_problems as problems
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases_inputs import CORE_CASES, TABLE
+import workers
+from cases import EACH_PART
+from cases_inputs import CORE_CASES, PARTS, TABLE
 from test_insgd import assert_equal, by_name
 from test_saving import through_keras, through_pickle
 
@@ -39,6 +44,30 @@ def test_mixed_precision_under_a_mirrored_strategy(strategy):
     finally:
         keras.config.set_dtype_policy("float32")
     assert_equal(actual, by_name("paper").reference(x, y))
+
+
+@EACH_PART
+def test_two_worker_processes_equal_one_on_the_joint_batch(part, tmp_path):
+    """One has two rows of three, the other the third."""
+    addresses = [f"127.0.0.1:{workers.free_port()}" for _ in range(2)]
+    tasks = [
+        {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        for index in range(2)
+    ]
+    workers.run_both(
+        "worker_multi_inputs.py",
+        arguments=[[tmp_path / f"{index}.npz", STEPS, part] for index in range(2)],
+        environments=[{**os.environ, "TF_CONFIG": json.dumps(task)} for task in tasks],
+        timeout=600,
+    )
+    x, y = problems.data(3 * STEPS)
+    trained = [case for case in PARTS[part] if not case.arguments.get("jit_compile")]
+    assert len(trained) >= 3
+    for index in range(2):
+        result = np.load(tmp_path / f"{index}.npz")
+        for case in trained:
+            expected = case.reference(x, y, batch_size=3)
+            assert_equal([result[f"{case.name}:{i}"] for i in range(len(expected))], expected)
 
 
 def test_micro_batches_of_different_sizes():

@@ -10,6 +10,7 @@ import problems
 import pytest
 import workers
 from cases import CORE_CASES, EACH_PART, PARTS, TABLE
+from cases_inputs import PARTS as INPUT_PARTS
 from cases_inputs import TABLE as INPUT_TABLE
 from test_parity import assert_equal
 
@@ -90,6 +91,27 @@ def test_two_processes_equal_one(part, tmp_path):
         for i in range(2):
             result = np.load(tmp_path / f"{i}.npz")
             assert_equal([result[f"{case.name}:{k}"] for k in range(len(expected))], expected)
+
+
+@EACH_PART
+def test_input_statistics_over_two_processes(part, tmp_path):
+    """Each has a row of every batch."""
+    address = f"127.0.0.1:{workers.free_port()}"
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    workers.run_both(
+        "worker_jax_inputs.py",
+        arguments=[[tmp_path / f"{i}.npz", STEPS, address, i, part] for i in range(2)],
+        environments=[environment] * 2,
+        timeout=900,
+    )
+    x, y = input_problems.data(2 * STEPS)
+    for case in INPUT_PARTS[part]:
+        expected = case.reference(x, y)
+        for i in range(2):
+            result = np.load(tmp_path / f"{i}.npz")
+            for k, weight in enumerate(expected):
+                actual = result[f"{case.name}:{k}"]
+                np.testing.assert_allclose(actual, weight, rtol=5e-6, atol=5e-6)
 
 
 @pytest.mark.parametrize("parallel", ["data", "model"])

@@ -127,3 +127,18 @@ def test_float64_is_exact(cls, rule, options):
         unit = gradient / np.linalg.norm(gradient)
         weights = weights - reference.RULES[rule](unit, slots, t, 0.125, **options)
     np.testing.assert_allclose(variable.numpy(), weights, rtol=1e-12)
+
+
+def test_convolutions_keep_their_shapes_under_lamb():
+    """A workspace of changing shape let grappler mix up the kernels' shapes, in every third run."""
+    x, y = RNG.normal(size=(16, 12, 12, 3)).astype("float32"), np.arange(16) % 5
+    for seed in range(6):
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(seed)
+        layers = [keras.layers.Conv2D(n, 3, activation="relu") for n in (8, 8, 16, 16)]
+        head = [keras.layers.Flatten(), keras.layers.Dense(5, activation="softmax")]
+        model = keras.Sequential([keras.Input((12, 12, 3)), *layers, *head])
+        loss = "sparse_categorical_crossentropy"
+        model.compile(tfb.LAMB(0.01), loss, jit_compile=False, steps_per_execution=4)
+        history = model.fit(x, y, batch_size=2, verbose=0).history
+        assert np.isfinite(history["loss"][0])

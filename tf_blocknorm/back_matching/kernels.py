@@ -11,7 +11,9 @@ where a tap is one place of the window, $n_t$ the number of positions at which i
 image, and $d$ the number of inputs or, with `rank="min"`, of outputs if those are fewer.
 """
 
+import dataclasses
 import math
+import types
 
 from keras import ops
 
@@ -48,6 +50,41 @@ def convolution(seen):
     if layer.use_bias:
         variables.append((layer.bias, slope * math.prod(seen_by.shape[1:-1])))
     return Match(slope * seen.average(trace), variables)
+
+
+def separable(seen):
+    """A convolution by depth, then one of single pixels."""
+    layer, channel = seen.layer, -1 if seen.layer.data_format == "channels_last" else 0
+    between = list(seen.output_shape)
+    between[channel] = layer.pointwise_kernel.shape[-2]
+    where = {name: getattr(layer, name) for name in ("strides", "padding", "dilation_rate")}
+    first = types.SimpleNamespace(
+        kernel=layer.depthwise_kernel,
+        kernel_size=layer.kernel_size,
+        data_format=layer.data_format,
+        use_bias=False,
+        activation=None,
+        **where,
+    )
+    second = types.SimpleNamespace(
+        kernel=layer.pointwise_kernel,
+        kernel_size=(1,) * layer.rank,
+        data_format=layer.data_format,
+        use_bias=layer.use_bias,
+        bias=layer.bias,
+        activation=layer.activation,
+        strides=1,
+        padding="valid",
+    )
+    inputs = None
+    if seen.inputs is not None:
+        x, kernel = precise(seen.inputs[0]), precise(layer.depthwise_kernel)
+        inputs = [ops.depthwise_conv(x, kernel, data_format=layer.data_format, **where)]
+    shape = (tuple(between),)
+    above = convolution(dataclasses.replace(seen, layer=second, shapes=shape, inputs=inputs))
+    below = convolution(dataclasses.replace(seen, layer=first, output_shapes=shape))
+    own = [(variable, m * above.inputs) for variable, m in below.variables]
+    return Match(below.inputs * above.inputs, own + above.variables)
 
 
 def embedding(seen):

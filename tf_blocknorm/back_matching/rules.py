@@ -130,6 +130,7 @@ RULES = {
     **{getattr(layers, name): identity for name in _SAME.split()},
     **{getattr(layers, f"Conv{n}D"): kernels.convolution for n in (1, 2, 3)},
     **{getattr(layers, f"DepthwiseConv{n}D"): kernels.convolution for n in (1, 2)},
+    **{getattr(layers, f"SeparableConv{n}D"): kernels.separable for n in (1, 2)},
     **{getattr(layers, f"MaxPooling{n}D"): kernels.max_pooling for n in (1, 2, 3)},
     **{getattr(layers, f"AveragePooling{n}D"): kernels.average_pooling for n in (1, 2, 3)},
     **{getattr(layers, f"GlobalMaxPooling{n}D"): kernels.max_pooling for n in (1, 2, 3)},

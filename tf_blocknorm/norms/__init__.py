@@ -37,6 +37,7 @@ from tf_blocknorm.norms.exact import (
     of_ones,
     sizes,
     split,
+    sum_of_squares,
     unit,
     unmultiplied,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "of_ones",
     "sizes",
     "split",
+    "sum_of_squares",
     "unit",
     "unmultiplied",
 ]

@@ -221,6 +221,12 @@ def dot(block, other):
     return sum(products[1:], products[0])
 
 
+def sum_of_squares(x, axes):
+    """The sum of a tensor's squares over some axes, which stay with size 1."""
+    fused = _fused()
+    return fused.sum_of_squares(x, axes) if fused else ops.sum(ops.square(x), axes, keepdims=True)
+
+
 def unmultiplied(blocks, norm, epsilon=0.0, lengths=None):
     """`normalize` but for its last multiplication, which an update may do on the way.
 

@@ -34,6 +34,11 @@ def dot(x, y):
     return tf.reshape(tf.matmul(*rows, transpose_b=True), [])
 
 
+def sum_of_squares(x, axes):
+    """That of `x` over some axes, which stay with size 1: its squares are never written."""
+    return tf.square(tf.raw_ops.EuclideanNorm(input=x, axis=axes, keep_dims=True))
+
+
 class _Joined:
     """What to do with the numbers of the tensors to get those of the blocks."""
 

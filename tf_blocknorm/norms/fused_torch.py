@@ -41,6 +41,11 @@ def _short(x, order):
     return x
 
 
+def sum_of_squares(x, axes):
+    """That of `x` over some axes, which stay with size 1."""
+    return torch.sum(torch.square(x), axes, keepdim=True)
+
+
 def dot(x, y):
     """The sum of the products of the entries of two tensors."""
     return torch.dot(x.reshape(-1), y.reshape(-1))

@@ -7,10 +7,11 @@ from keras import ops
 
 from tf_blocknorm import blocks
 from tf_blocknorm.optimizers import arguments
-from tf_blocknorm.optimizers.blockwise import Blockwise
+from tf_blocknorm.optimizers.blockwise import Blockwise, times
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.hooks import CarriesStatistics
 from tf_blocknorm.optimizers.inputs.matching import Powers, validate_powers
+from tf_blocknorm.optimizers.kernels import FUSED
 
 # What `INSGD.like` knows: the arguments that make it another implementation.
 _LIKE = {
@@ -234,23 +235,27 @@ class INSGD(CarriesStatistics, Blockwise, keras.optimizers.Optimizer):
         index = self._get_variable_index(variable)
         rate = ops.cast(learning_rate, variable.dtype)
         multiplier = self._multiplier(index, variable.dtype)
-        on_gradient = multiplier if self.normalize == "gradient" else 1.0
-        on_update = multiplier if self.normalize == "update" else 1.0
+        on_gradient = multiplier if self.normalize == "gradient" else None
+        on_update = multiplier if self.normalize == "update" else None
 
-        step = ops.multiply(ops.cast(gradient, variable.dtype), on_gradient)
+        step = times(ops.cast(gradient, variable.dtype), on_gradient)
         step = self._plus_decay(step, variable)
-        if self.momentum:
-            momentum = self._momenta[index]
+        momentum = self._momenta[index]
+        if momentum is not None and self._fits(variable, step, on_update):
+            rate = times(rate, on_update)
+            FUSED.heavy_ball(variable, momentum, step, self.momentum, rate, self.nesterov)
+            return
+        if momentum is not None:
             total = ops.add(ops.multiply(momentum, self.momentum), step)
             self.assign(momentum, total)
             step = ops.add(ops.multiply(total, self.momentum), step) if self.nesterov else total
-        self.assign_sub(variable, ops.multiply(rate, ops.multiply(step, on_update)))
+        self._move(variable, step, rate, on_update)
 
     def _multiplier(self, index, dtype):
-        """K / N of this step, in a shape that the kernel can be multiplied by; 1 for none."""
+        """K / N of this step, in a shape that the kernel can be multiplied by; None for 1."""
         power, average = self._inputs.now(index), self._averages[index]
         if power is None:
-            return 1.0
+            return None
         if average is not None:
             mixed = self.input_momentum * average + (1.0 - self.input_momentum) * power
             power = ops.where(average < 0, power, mixed)

@@ -51,10 +51,11 @@ def with_input_statistics(model, norm="l2", exclude=None):
             layer that has no rule stays as it is, and `INSGD` raises an error that names it.
 
     Layers with a rule: `Dense`, `EinsumDense`, `Conv1D`, `Conv2D`, `Conv3D` (groups, too),
-    `DepthwiseConv1D`, `DepthwiseConv2D`, `Conv1DTranspose` to `Conv3DTranspose`,
-    `MultiHeadAttention`, `GroupQueryAttention`, `SimpleRNN`, `GRU`, `LSTM` and their cells (without
-    dropout inside, and never by cuDNN, which hides the states). An `Embedding` is looked up and has
-    no input to speak of: it is known to be left out.
+    `DepthwiseConv1D`, `DepthwiseConv2D`, `SeparableConv1D`, `SeparableConv2D` (the pointwise kernel
+    by what the depthwise one makes), `Conv1DTranspose` to `Conv3DTranspose`, `MultiHeadAttention`,
+    `GroupQueryAttention`, `SimpleRNN`, `GRU`, `LSTM` and their cells (what dropout inside leaves;
+    never by cuDNN, which hides the states). An `Embedding` is looked up and has no input to speak
+    of: it is known to be left out.
 
     Example: four inputs with the sum of squares 30, and the optimizer's division by it.
 

@@ -45,18 +45,16 @@ def constant_powers(model, exclude=None):
         if any(re.search(pattern, layer.name) for pattern in patterns):
             continue
         shape = (layer.get_build_config() or {}).get("input_shape")
-        where = geometry.of(layer, shape) if shape else None
-        if where is None:
-            continue
-        geometry.demand_spread(layer, where, shape, "standardized_l2")
-        count = geometry.count(where.summed, shape)
-        if count is None:
-            raise ValueError(
-                "Constant powers must follow from the shape of the input. Received: "
-                f"input_shape={shape} for layer {layer.name!r}; exclude it, or measure its power"
-            )
-        power = round(count - 1 + (DENSE_OFFSET if where.offset else 0.0), 6)
-        result.append((f"^{re.escape(layer.kernel.path)}$", power))
+        for kernel, where, seen in geometry.kernels(layer, shape) if shape else ():
+            geometry.demand_spread(layer, where, seen, "standardized_l2")
+            count = geometry.count(where.summed, seen)
+            if count is None:
+                raise ValueError(
+                    "Constant powers must follow from the shape of the input. Received: "
+                    f"input_shape={seen} for layer {layer.name!r}; exclude it, or measure its power"
+                )
+            power = round(count - 1 + (DENSE_OFFSET if where.offset else 0.0), 6)
+            result.append((f"^{re.escape(kernel.path)}$", power))
     return result
 
 

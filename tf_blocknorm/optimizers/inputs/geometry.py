@@ -15,6 +15,8 @@ for each. Over all others (samples, and the positions of a sequence) the power i
 | `DepthwiseConv…`         | pixels             | channel                  | axis -2              |
 | `Conv…Transpose`         | pixels             | channel                  | axis -1              |
 
+`SeparableConv…` has two kernels: one of `DepthwiseConv…`, and above it one of `Conv…`.
+
 What the paper's code does for `Dense` and `Conv2D` without groups; the rest is derived from it.
 """
 
@@ -27,6 +29,7 @@ from keras import layers, ops
 PLAIN = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 CONVOLUTIONS = (*PLAIN, *DEPTHWISE, *TRANSPOSED)
 
 
@@ -78,6 +81,22 @@ def of(layer, input_shape):
     if isinstance(layer, CONVOLUTIONS):
         return _convolution(layer, input_shape)
     return None
+
+
+def kernels(layer, input_shape):
+    """For every kernel of a layer in the table: the variable, its geometry, the shape it sees."""
+    if not isinstance(layer, SEPARABLE):
+        where = of(layer, input_shape)
+        return [(layer.kernel, where, input_shape)] if where else []
+    between = list(layer.compute_output_shape(input_shape))
+    between[1 if layer.data_format == "channels_first" else -1] = layer.pointwise_kernel.shape[-2]
+    return [
+        (kernel, _convolution(layer, shape), tuple(shape))
+        for kernel, shape in (
+            (layer.depthwise_kernel, input_shape),
+            (layer.pointwise_kernel, between),
+        )
+    ]
 
 
 def _convolution(layer, input_shape):

@@ -1,7 +1,7 @@
 """Keras's layers with taps on their inputs: the same layers, names and weights."""
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.inputs import geometry, measures
@@ -55,9 +55,9 @@ class _Tapped:
 class _OneKernel(_Tapped):
     def build(self, input_shape):
         super().build(input_shape)
-        (kernel,) = (variable for variable in self.variables if variable.name == "kernel")
         self._no_input(*self.variables)
-        self.input_tap = self._add_tap(kernel, geometry.of(self, input_shape), input_shape)
+        ((kernel, where, shape),) = geometry.kernels(self, input_shape)
+        self.input_tap = self._add_tap(kernel, where, shape)
 
     def call(self, inputs):
         return super().call(self.input_tap(inputs))
@@ -69,17 +69,52 @@ for _parent in (layers.Dense, layers.EinsumDense, *geometry.CONVOLUTIONS):
     _form(type(_name, (_OneKernel, _parent), {"__doc__": _doc, "__module__": __name__}))
 
 
-class _Cell(_Tapped):
-    """Cells: one tap for the input, one for the state; both see every time step."""
+class _Separable(_Tapped):
+    """A tap on the input, and one between the two convolutions, which Keras calls as one."""
 
     def build(self, input_shape):
-        for name in ("dropout", "recurrent_dropout"):
-            if getattr(self, name, 0):
-                raise ValueError(
-                    f"`{name}` inside a recurrent layer must be 0 to measure its inputs: put a "
-                    "`Dropout` before it, or exclude the layer. "
-                    f"Received: {name}={getattr(self, name)} in layer {self.name!r}"
-                )
+        super().build(input_shape)
+        self._no_input(*self.variables)
+        depthwise, pointwise = geometry.kernels(self, input_shape)
+        self.input_tap = self._add_tap(*depthwise)
+        self.pointwise_tap = self._add_tap(*pointwise, name="pointwise_tap")
+
+    def call(self, inputs):
+        between = ops.depthwise_conv(
+            self.input_tap(inputs),
+            self.depthwise_kernel,
+            strides=self.strides,
+            padding=self.padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+        )
+        outputs = ops.conv(
+            self.pointwise_tap(between), self.pointwise_kernel, data_format=self.data_format
+        )
+        if self.use_bias:
+            first = self.data_format == "channels_first"
+            shape = (-1, *(1,) * self.rank) if first else (-1,)
+            outputs = ops.add(outputs, ops.reshape(self.bias, shape))
+        return outputs if self.activation is None else self.activation(outputs)
+
+
+@_form
+class InputTappedSeparableConv1D(_Separable, layers.SeparableConv1D):
+    """`keras.layers.SeparableConv1D` with taps on the inputs of both kernels."""
+
+
+@_form
+class InputTappedSeparableConv2D(_Separable, layers.SeparableConv2D):
+    """`keras.layers.SeparableConv2D` with taps on the inputs of both kernels."""
+
+
+class _Cell(_Tapped):
+    """Cells: one tap for the input, one for the state; both see every time step.
+
+    What is measured is what the kernels see, after the dropout inside.
+    """
+
+    def build(self, input_shape):
         if not getattr(self, "reset_after", True):
             raise ValueError(
                 "`reset_after` must be True to measure the input of a recurrent kernel. "
@@ -94,11 +129,25 @@ class _Cell(_Tapped):
         )
 
     def call(self, inputs, states, training=False):
-        if isinstance(states, (list, tuple)):
-            states = [self.state_tap(states[0]), *states[1:]]
+        nested = isinstance(states, (list, tuple))
+        state, *others = states if nested else [states]
+        if training:
+            factors = self._masks(self.dropout, self.get_dropout_mask, inputs)
+            of_state = self._masks(self.recurrent_dropout, self.get_recurrent_dropout_mask, state)
         else:
-            states = self.state_tap(states)
-        return super().call(self.input_tap(inputs), states, training=training)
+            factors = of_state = None
+        inputs, state = self.input_tap(inputs, factors), self.state_tap(state, of_state)
+        return super().call(inputs, [state, *others] if nested else state, training=training)
+
+    def _masks(self, rate, get_mask, x):
+        """What dropout multiplies x by, which the cell keeps for all steps: of each gate, or one.
+
+        Without dropout, None.
+        """
+        if not 0 < rate < 1:
+            return None
+        masks = get_mask(x)
+        return ops.stack(masks) if isinstance(masks, (list, tuple)) else masks
 
 
 @_form

@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from tf_blocknorm import norms
+
 NORMS = ("l2", "l1", "standardized_l2", "standardized_l1")
 
 # Of the authors' code, which standardises.
@@ -28,7 +30,7 @@ def powers(x, geometry, norm):
         x = ops.subtract(x, ops.mean(x, axis=axes, keepdims=True))
     squares = None
     if standardized or norm == "l2":
-        squares = ops.sum(ops.square(x), axis=axes, keepdims=True)
+        squares = norms.sum_of_squares(x, axes)
     power = ops.sum(ops.abs(x), axis=axes, keepdims=True) if norm.endswith("l1") else squares
     if standardized:
         # Of sums, and not of every entry, which gives the same and costs a pass over them.

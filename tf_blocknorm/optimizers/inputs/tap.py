@@ -1,5 +1,7 @@
 """How a statistic gets from the forward pass into the optimizer, on every backend."""
 
+import functools
+
 import keras
 from keras import ops
 
@@ -45,16 +47,20 @@ class InputTap(keras.layers.Layer):
         )
         self.sums.adds_up = True
 
-    def call(self, x):
-        def identity(x, weight):
+    def call(self, x, factors=None):
+        """`x`; what is measured are its products with `factors`, which may have one axis more."""
+        factors = [] if factors is None else [factors]
+
+        def identity(x, weight, *factors):
             def grad(*args, upstream=None):
                 upstream = args[0] if upstream is None else upstream
-                return upstream, ops.cast(measures.sums(x, self.geometry, self.norm), weight.dtype)
+                seen = functools.reduce(ops.multiply, factors, x)
+                sums = measures.sums(seen, self.geometry, self.norm)
+                return upstream, ops.cast(sums, weight.dtype), *map(ops.zeros_like, factors)
 
             return x, grad
 
-        sums = ops.convert_to_tensor(self.sums)
-        return ops.custom_gradient(identity)(x, sums)
+        return ops.custom_gradient(identity)(x, ops.convert_to_tensor(self.sums), *factors)
 
     def power(self):
         """The mean power of the last batch: a vector with one number per channel."""

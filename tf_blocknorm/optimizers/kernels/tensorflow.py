@@ -70,14 +70,15 @@ def velocity(variable, slot, gradient, momentum, rate, factor=None, nesterov=Fal
     )
 
 
-def heavy_ball(variable, slot, update, momentum, rate):
-    """Slot = momentum * slot + update; variable -= rate * slot."""
+def heavy_ball(variable, slot, update, momentum, rate, nesterov=False):
+    """Slot = momentum * slot + update; variable -= rate * slot (or from ahead)."""
     tf.raw_ops.ResourceApplyMomentum(
         var=variable.handle,
         accum=slot.handle,
         lr=_scalar(rate, update),
         grad=update,
         momentum=_scalar(momentum, update),
+        use_nesterov=nesterov,
     )
 
 

@@ -89,15 +89,19 @@ def _velocity(variables, slots, gradients, rates, momentum, nesterov):
         torch._foreach_addcmul_(variables, gradients, rates, value=-1)
 
 
-def heavy_ball(variable, slot, update, momentum, rate):
-    """Slot = momentum * slot + update; variable -= rate * slot."""
-    _later(_heavy_ball, (variable.value, slot.value, update, _number(rate, update)), (momentum,))
+def heavy_ball(variable, slot, update, momentum, rate, nesterov=False):
+    """Slot = momentum * slot + update; variable -= rate * slot (or from ahead)."""
+    tensors = (variable.value, slot.value, update, _number(rate, update))
+    _later(_heavy_ball, tensors, (momentum, nesterov))
 
 
-def _heavy_ball(variables, slots, updates, rates, momentum):
+def _heavy_ball(variables, slots, updates, rates, momentum, nesterov):
     torch._foreach_mul_(slots, momentum)
     torch._foreach_add_(slots, updates)
-    torch._foreach_addcmul_(variables, slots, rates, value=-1)
+    last = momentum if nesterov else 1.0
+    torch._foreach_addcmul_(variables, slots, rates, value=-last)
+    if nesterov:
+        torch._foreach_addcmul_(variables, updates, rates, value=-1)
 
 
 def adam(
