@@ -11,6 +11,8 @@ import tensorflow as tf
 
 # Entries: up to here, tensors of one shape are stacked and measured by one operation.
 _SMALL = 2**13
+# How long the sums of a scalar product are, and into how many it is divided at most.
+_STRETCH, _STRETCHES = 2**18, 64
 
 
 def sizes(blocks, norm):
@@ -29,9 +31,16 @@ def sizes(blocks, norm):
 
 
 def dot(x, y):
-    """The sum of the products of the entries of two tensors, as a product of matrices."""
-    rows = tf.reshape(x, [1, -1]), tf.reshape(y, [1, -1])
-    return tf.reshape(tf.matmul(*rows, transpose_b=True), [])
+    """The sum of the products of the entries of two tensors, as products of matrices.
+
+    Such a product adds one number after another: of some million, it would err by 1e-4.
+    """
+    x, y = tf.reshape(x, [-1]), tf.reshape(y, [-1])
+    size = x.shape[0]
+    step = max(_STRETCH, math.ceil(size / _STRETCHES / 16) * 16)  # slices that need no copy
+    stretches = [slice(start, start + step) for start in range(0, size, step)]
+    products = [tf.matmul(x[None, s], y[None, s], transpose_b=True) for s in stretches]
+    return tf.reshape(tf.add_n(products), [])
 
 
 def sum_of_squares(x, axes):
