@@ -800,7 +800,7 @@ FAULTS = [
         EXPERIMENTS + "data/reviews.py",
         "[:, -length:]",
         "[:, :length]",
-        "test_sentiment.py -k imdb",
+        "test_sentiment.py -k test_npz",
     ),
     (
         "experiments: rare words become padding",

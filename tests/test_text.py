@@ -1,5 +1,6 @@
 """The character model: texts are divided exactly; bits per character are better when lower."""
 
+import doctest
 import json
 import math
 import urllib.request
@@ -11,7 +12,7 @@ import pytest
 from tf_blocknorm.experiments import cli, data, runner, tables
 from tf_blocknorm.experiments.data import text
 from tf_blocknorm.experiments.errors import ExperimentError
-from tf_blocknorm.experiments.problems import PROBLEMS
+from tf_blocknorm.experiments.problems import PROBLEMS, metrics
 from tf_blocknorm.experiments.problems.metrics import ACCURACY, BITS, bits_per_character
 
 OPTIONS = {"unroll": 20, "depth": 2, "units": 8}
@@ -105,6 +106,7 @@ def test_a_download_of_other_content_is_refused(tmp_path, monkeypatch):
 
 
 def test_bits_per_character():
+    assert doctest.testmod(metrics) == (0, 2)
     rng = np.random.default_rng(0)
     y, p = rng.integers(0, 5, (4, 7)), rng.dirichlet(np.ones(5), (4, 7))
     expected = -np.log2(np.take_along_axis(p, y[..., None], -1))[..., 0]
