@@ -263,9 +263,16 @@ FAULTS = [
     (
         "sparse rows are not summed",
         HOOKS,
-        "tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g",
-        "g",
+        "gradient = tf.convert_to_tensor(gradient)",
+        "pass",
         "test_modes.py -k sparse",
+    ),
+    (
+        "gradients keep to themselves what shape they have",
+        HOOKS,
+        "        gradient.set_shape(variable.shape)\n",
+        "",
+        "test_modes.py -k open_size",
     ),
     (
         "other noise on every replica",

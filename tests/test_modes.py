@@ -189,6 +189,40 @@ def test_sparse_equals_dense(name, mode, more):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
+class Batches(keras.utils.PyDataset):
+    """Batches whose size Keras does not know before it sees them."""
+
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return self.x[index * 4 : index * 4 + 4], self.y[index * 4 : index * 4 + 4]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_sequences_in_batches_of_open_size(name):
+    """There, TensorFlow does not know the shape of the gradient of a `Dense` kernel."""
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(12, 5, 3)).astype("float32"), rng.integers(0, 4, (12, 5))
+
+    def train(*data, **options):
+        keras.utils.set_random_seed(0)
+        dense = keras.layers.Dense(4, activation="softmax")
+        model = keras.Sequential([keras.Input((5, 3)), dense])
+        optimizer = OPTIMIZERS[name](clipnorm=0.5)
+        monitor = tfb.BlockNormMonitor(update_freq=1)
+        model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=False)
+        model.fit(*data, shuffle=False, verbose=0, callbacks=[monitor], **options)
+        return model.get_weights()
+
+    for a, b in zip(train(Batches(x, y)), train(x, y, batch_size=4)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_an_embedding_in_fit_equals_one_hot_vectors(jit_compile):
     rng = np.random.default_rng(1)

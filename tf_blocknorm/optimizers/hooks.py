@@ -54,6 +54,20 @@ def split_replicas(visits):
     return [visits[replica::replicas] for replica in range(replicas)]
 
 
+def dense(gradient, variable):
+    """A gradient as a tensor of known shape.
+
+    On TensorFlow a sparse one may hold a row several times, and its norm is that of their sum; and
+    that of a `Dense` on sequences does not know its shape where the size of a batch is open.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        gradient = tf.convert_to_tensor(gradient)
+        gradient.set_shape(variable.shape)
+    return gradient
+
+
 class _CommonHooks:
     decay_is_inside = False  # Whether the rule decays the weights itself, in `update_step`.
 
@@ -198,9 +212,12 @@ class TensorFlowHooks(_CommonHooks):
                     f"gradient_accumulation_steps={self.gradient_accumulation_steps}, "
                     f"with {replicas} replicas"
                 )
-        # A sparse gradient may hold a row several times, and its norm is that of their sum. Dense
-        # from the start, it also passes Keras's clipping and unscaling, which fail on such rows.
-        grads = [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]
+        if trainable_variables is not None:
+            trainable_variables = list(trainable_variables)
+        variables = trainable_variables or getattr(self, "_trainable_variables", ())
+        if len(grads) == len(variables):  # otherwise Keras has an error to raise
+            # From the start, as Keras's clipping and unscaling fail on rows.
+            grads = [g if g is None else dense(g, v) for g, v in zip(grads, variables)]
         return super().apply(grads, trainable_variables)
 
     def _clip_gradients(self, grads):

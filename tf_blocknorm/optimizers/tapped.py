@@ -7,7 +7,7 @@ import types
 import keras
 from keras import ops
 
-from tf_blocknorm.optimizers.hooks import Hooks
+from tf_blocknorm.optimizers.hooks import Hooks, dense
 
 # Of the optimizer: a namespace with `taps`, a dict by name, and what was replaced.
 ATTRIBUTE = "_tapped"
@@ -55,7 +55,7 @@ def patch(optimizer, outermost, create_state):
                     create_state(tap)
             before = [tap.before_step(trainable_variables) for tap in taps]
             step(grads, trainable_variables, learning_rate)
-            gradients = [_dense(g) for g in seen.gradients]
+            gradients = [dense(g, v) for g, v in zip(seen.gradients, trainable_variables)]
             seen.gradients = None
             with _without_autograd():
                 for tap, result in zip(taps, before):
@@ -119,14 +119,6 @@ def unpatch(optimizer):
     for patched, name in getattr(optimizer, ATTRIBUTE).patched:
         delattr(patched, name)
     delattr(optimizer, ATTRIBUTE)
-
-
-def _dense(gradient):
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.convert_to_tensor(gradient)
-    return gradient
 
 
 def _without_autograd():

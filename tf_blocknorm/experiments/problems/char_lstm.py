@@ -27,11 +27,7 @@ def build(_, num_classes, unroll, depth, units):
     model.add(layers.Embedding(num_classes, EMBEDDING))
     for _ in range(depth):
         model.add(layers.LSTM(units, return_sequences=True))
-    # Not `Dense`, whose gradient on sequences has no static shape where the batch has none.
-    softmax = layers.EinsumDense(
-        "btu,uc->btc", (unroll, num_classes), "softmax", bias_axes="c", dtype="float32"
-    )
-    model.add(softmax)
+    model.add(layers.Dense(num_classes, activation="softmax", dtype="float32"))
     return model
 
 
