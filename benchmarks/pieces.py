@@ -184,6 +184,10 @@ def table(p):
         "largest: reduce_max, reduce_min": p.reduced(
             lambda x: tf.maximum(tf.reduce_max(x), -tf.reduce_min(x))
         ),
+        "scalar products, in stretches": p.reduced(lambda x: fused_tensorflow.dot(x, x)),
+        "scalar products, each in one": p.reduced(
+            lambda x: tf.matmul(*[tf.reshape(x, [1, -1])] * 2, transpose_b=True)[0, 0]
+        ),
         "descent": p.descend,
         "norms as they are taken": lambda: p.sink.assign(tf.reduce_sum(p.norms())),
         "descent, with norm": lambda: p.descend(tf.unstack(p.rate / p.norms())),

@@ -62,6 +62,13 @@ def test_a_broken_entry_breaks_its_block_and_no_other(norm, broken):
         assert [i for i, size in enumerate(found) if not np.isfinite(size)] == [place]
 
 
+def test_long_scalar_products_are_exact():
+    x, y = (RNG.normal(0.3, 1.0, 3_000_001).astype("float32") for _ in range(2))
+    expected = np.dot(x.astype("float64"), y.astype("float64"))
+    found = fused.dot(tf.constant(x), tf.constant(y[:, None]))
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
 def test_others_are_left_to_the_formulas():
     block = Block([tf.ones((3, 4))])
     assert fused.sizes([block], "std") is None
