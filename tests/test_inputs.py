@@ -171,6 +171,27 @@ def test_a_shared_layer_has_the_mean_of_its_calls():
     np.testing.assert_allclose(measured(model, x)["d/input_tap"], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("norm", ["l2", "l1", "standardized_l1"])
+def test_powers_are_taken_in_float32_where_layers_compute_in_bfloat16(norm):
+    """Of the rounded inputs: sums of so many numbers, and their number, need more digits."""
+    x = np.abs(inputs(300, 17, 17, 2)) + 1.0
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = sequential(x, layers.Conv2D(3, 17, name="c"), layers.Flatten())
+        model.add(layers.Dense(1, name="d"))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    copy = tfb.with_input_statistics(model, norm=norm)
+    copy.compile(tfb.INSGD(0.0), "mse", **MODE)
+    copy.fit(x, np.zeros((300, 1)), batch_size=300, verbose=0)
+    tap = copy.get_layer("c").input_tap
+    assert keras.backend.standardize_dtype(tap.sums.dtype) == "float32"
+    assert float(ops.convert_to_numpy(tap.sums)[-1]) == 300
+    seen = ops.convert_to_numpy(ops.cast(ops.cast(x, "bfloat16"), "float32")).astype(float)
+    expected = np.mean([reference.per_channel(row, norm) for row in seen], 0)
+    np.testing.assert_allclose(ops.convert_to_numpy(tap.power()), expected, rtol=2e-5)
+
+
 def test_an_embedding_makes_plain_steps():
     words = RNG.integers(0, 7, (6, 3))
     model = keras.Sequential(
