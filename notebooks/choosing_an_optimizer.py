@@ -38,7 +38,7 @@ from sklearn.model_selection import train_test_split
 
 import tf_blocknorm
 
-EPOCHS = 2 if QUICK else 20
+EPOCHS = 5 if QUICK else 20
 x, y = load_digits(return_X_y=True)
 x = (x / 16).astype("float32")
 x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.2, random_state=0)
@@ -98,7 +98,7 @@ for name, make in makers.items():
 # One short sweep, undone to the last bit, then the training goes on with its suggestion.
 
 # %%
-finder = tf_blocknorm.LearningRateFinder(then="train", steps=20 if QUICK else 300)
+finder = tf_blocknorm.LearningRateFinder(then="train", steps=100 if QUICK else 300)
 accuracy = train(tf_blocknorm.BlockNormSGD(norm="max"), finder)
 print(f"found {finder.suggestion:.4f}: {100 * accuracy:.1f} %")
 finder.plot()
