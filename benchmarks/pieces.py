@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
+from tensorflow.python.eager import context
 
 from benchmarks.measure import spread, turns
 from benchmarks.models import PROBLEMS, gradients
@@ -70,11 +71,11 @@ class Pieces:
 
     def adam(self, factor=None):
         for w, m, v, g in zip(self.w, self.m, self.v, self.g):
-            self.adam_operation(w, m, v, g if factor is None else g * factor, self.rate)
+            self.adam_operation(w.handle, m, v, g if factor is None else g * factor, self.rate)
 
-    def adam_operation(self, w, m, v, gradient, rate):
+    def adam_operation(self, handle, m, v, gradient, rate):
         return raw.ResourceApplyAdam(
-            var=w.handle,
+            var=handle,
             m=m.handle,
             v=v.handle,
             beta1_power=0.9,
@@ -106,17 +107,17 @@ class Pieces:
     def lamb(self):
         """LAMB without a look at the range of its norms, each variable to the end at once."""
         last = [[], []]
-        spaces = [tf.Variable(tf.zeros([0]), shape=tf.TensorShape(None)) for _ in last]
         for i, (w, m, v, g) in enumerate(zip(self.w, self.m, self.v, self.g)):
-            space, axes = spaces[i % 2], list(range(len(g.shape)))
+            axes, name = list(range(len(g.shape))), context.anonymous_name()
+            place = raw.VarHandleOp(dtype=g.dtype, shape=g.shape, shared_name=name)
             with tf.control_dependencies(last[i % 2]):
                 weights = w.read_value()
                 length = raw.EuclideanNorm(input=weights, axis=axes)
-                start = space.assign(weights * 0.01, read_value=False)
+                start = raw.AssignVariableOp(resource=place, value=weights * 0.01)
             with tf.control_dependencies([start, length]):
-                step = self.adam_operation(space, m, v, g, -1.0)
+                step = self.adam_operation(place, m, v, g, -1.0)
             with tf.control_dependencies([step]):
-                step = tf.ensure_shape(space.read_value(), g.shape)
+                step = raw.ReadVariableOp(resource=place, dtype=g.dtype)
             ratio = length / raw.EuclideanNorm(input=step, axis=axes)
             last[i % 2] = [
                 raw.ResourceApplyGradientDescent(var=w.handle, alpha=self.rate * ratio, delta=step)
