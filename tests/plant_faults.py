@@ -46,6 +46,7 @@ FUSED_NORMS = "tf_blocknorm/norms/fused_tensorflow.py"
 FUSED = "tf_blocknorm/optimizers/kernels/tensorflow.py"
 SHARED = "tf_blocknorm/optimizers/kernels/shared.py"
 INSGD = "tf_blocknorm/optimizers/insgd.py"
+STATISTICS = "tf_blocknorm/optimizers/statistics.py"
 INPUTS = "tf_blocknorm/optimizers/inputs/"
 EXPERIMENTS = "tf_blocknorm/experiments/"
 
@@ -439,8 +440,8 @@ FAULTS = [
     (
         "LARS: the decay is not scaled",
         LARS,
-        "shares[position] = ratio",
-        "shares[position] = 1.0",
+        "shares = self._spread(ratios, gradients, members.values())",
+        "shares = None",
         "test_parity.py -k lars",
     ),
     (
@@ -608,7 +609,7 @@ FAULTS = [
     ),
     (
         "statistics of micro-batches: their maximum",
-        HOOKS,
+        STATISTICS,
         "total = ops.add(so_far, gradient)",
         "total = ops.maximum(so_far, gradient)",
         "test_insgd.py -k accumulated",

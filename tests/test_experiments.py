@@ -8,6 +8,7 @@ import urllib.request
 import keras
 import numpy as np
 import pytest
+from resuming import whole_and_resumed
 
 from tf_blocknorm.experiments import commands, data, figures, recipes, runner, tables, workers
 from tf_blocknorm.experiments.errors import ExperimentError
@@ -289,7 +290,6 @@ def test_every_method_gets_as_many_learning_rates():
 
 @pytest.mark.parametrize("method", ["AdaptiveStepSize", "BarzilaiBorwein", "finder-loss"])
 def test_a_run_with_callbacks_that_is_killed_and_resumed(method, npz, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     monkeypatch.setitem(
         recipes.RECIPES,
         "finder-loss",
@@ -299,15 +299,7 @@ def test_a_run_with_callbacks_that_is_killed_and_resumed(method, npz, tmp_path, 
         ),
     )
     run = a_run(npz, method=method, epochs=30)
-    whole = runner.train(run, tmp_path / "whole")
-
-    def die(epoch, logs):
-        if epoch == 25:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        runner.train(run, tmp_path / "parts", report=die)
-    resumed = runner.train(run, tmp_path / "parts")
+    whole, resumed = whole_and_resumed(run, tmp_path, monkeypatch, epoch=25)
     assert resumed["val_loss"] == whole["val_loss"]
     assert resumed["learning_rate"] == run.learning_rate
     assert ("last_learning_rate" in resumed) == (method != "finder-loss")
@@ -324,22 +316,14 @@ def test_callbacks_are_shown_examples_from_all_over_the_data():
 
 @pytest.mark.parametrize("method", ["BackMatching", "BackMatching-min"])
 def test_a_run_with_back_matching_that_is_killed_and_resumed(method, npz, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     recipe = recipes.RECIPES[method]
     often = {"BackMatching": {**recipe.callbacks["BackMatching"], "update_freq": 5}}
     monkeypatch.setitem(recipes.RECIPES, method, dataclasses.replace(recipe, callbacks=often))
     options = {"depth": 3, "scale": 2}
     run = dataclasses.replace(a_run(npz, method=method, epochs=12), problem="scaled")
     run = dataclasses.replace(run, options=options)
-    whole = runner.train(run, tmp_path / "whole")
-
-    def die(epoch, logs):
-        if epoch == 7:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        runner.train(run, tmp_path / "parts", report=die)
-    assert runner.train(run, tmp_path / "parts")["val_loss"] == whole["val_loss"]
+    whole, resumed = whole_and_resumed(run, tmp_path, monkeypatch, epoch=7)
+    assert resumed["val_loss"] == whole["val_loss"]
     plain = runner.train(dataclasses.replace(run, method="SGD"), tmp_path / "plain")
     assert plain["val_loss"] != whole["val_loss"]
 

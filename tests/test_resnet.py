@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from resuming import whole_and_resumed
 
 from tf_blocknorm.experiments import cli, data, recipes, runner
 from tf_blocknorm.experiments.errors import ExperimentError
@@ -99,17 +100,8 @@ def a_run(images, problem="resnet", **changes):
 
 @pytest.mark.parametrize("method", ["SGD", "BlockNormAdam"])
 def test_a_run_that_is_killed_and_resumed(images, tmp_path, monkeypatch, method):
-    monkeypatch.setattr(runner, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     run = a_run(images, method=method, learning_rate=0.02)
-    whole = runner.train(run, tmp_path / "whole")
-
-    def die(epoch, _):
-        if epoch == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        runner.train(run, tmp_path / "parts", report=die)
-    resumed = runner.train(run, tmp_path / "parts")
+    whole, resumed = whole_and_resumed(run, tmp_path, monkeypatch, epoch=2)
     for key in ("loss", "accuracy", "val_loss", "val_accuracy"):
         assert resumed[key] == whole[key]
 

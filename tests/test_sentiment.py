@@ -5,6 +5,7 @@ import urllib.request
 import keras
 import numpy as np
 import pytest
+from resuming import whole_and_resumed
 
 from tf_blocknorm.experiments import cli, runner
 from tf_blocknorm.experiments.data import reviews
@@ -92,17 +93,8 @@ def test_the_network():
 
 @pytest.mark.parametrize("method", ["BlockNormAdam", "BlockNormSGD", "RMSprop", "INSGD"])
 def test_a_run_that_is_killed_and_resumed(npz, tmp_path, monkeypatch, method):
-    monkeypatch.setattr(runner, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     run = runner.Run("sentiment", npz, method, 0.01, 0, 8, OPTIONS, "validation", batch_size=16)
-    whole = runner.train(run, tmp_path / "whole")
-
-    def die(epoch, _):
-        if epoch == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        runner.train(run, tmp_path / "parts", report=die)
-    resumed = runner.train(run, tmp_path / "parts")
+    whole, resumed = whole_and_resumed(run, tmp_path, monkeypatch, epoch=3)
     for key in ("loss", "accuracy", "val_loss", "val_accuracy"):
         assert resumed[key] == whole[key]
     if method == "BlockNormAdam":

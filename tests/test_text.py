@@ -8,6 +8,7 @@ import urllib.request
 import keras
 import numpy as np
 import pytest
+from resuming import whole_and_resumed
 
 from tf_blocknorm.experiments import cli, data, runner, tables
 from tf_blocknorm.experiments.data import text
@@ -153,21 +154,12 @@ def test_the_network():
 
 @pytest.mark.parametrize("method", ["Adam", "BlockNormSGD"])
 def test_a_run_that_is_killed_and_resumed(path, tmp_path, monkeypatch, method):
-    monkeypatch.setattr(runner, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     run = a_run(path, method=method)
-    whole = runner.train(run, tmp_path / "whole")
+    whole, resumed = whole_and_resumed(run, tmp_path, monkeypatch, epoch=2)
     assert whole["val_bits_per_character"] < math.log2(27)
     assert whole["val_bits_per_character"] == pytest.approx(
         whole["val_loss"] / math.log(2), rel=1e-5
     )
-
-    def die(epoch, _):
-        if epoch == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        runner.train(run, tmp_path / "parts", report=die)
-    resumed = runner.train(run, tmp_path / "parts")
     for key in ("loss", "bits_per_character", "val_loss", "val_bits_per_character"):
         assert resumed[key] == whole[key]
 

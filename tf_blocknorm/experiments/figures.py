@@ -78,16 +78,7 @@ def rates(summaries, path, title, subtitle):
     def horizontal(panel):
         panel.set_xscale("log")
 
-    if len(lines) > MANY:
-        subtitle = f"against {axis}; {subtitle}"
-        multiples(lines, metric, name, horizontal, path, title, subtitle)
-        return
-    figure, ((panel,),) = page((6.4, 4.2), (1, 1), title, subtitle, right=LABELS)
-    heading(panel, name)
-    horizontal(panel)
-    panel.set_xlabel(axis, color=INK)
-    draw(panel, lines, metric)
-    save(figure, path)
+    _against(axis, lines, metric, name, horizontal, path, title, subtitle)
 
 
 def ends(summaries, path, title, subtitle):
@@ -131,15 +122,20 @@ def batch_sizes(lines, metric, path, title, subtitle):
         panel.xaxis.set_major_formatter(ScalarFormatter())
 
     name, axis = f"validation {metric.title}", "examples per batch"
-    if len(drawn) > MANY:
+    _against(axis, drawn, metric, name, horizontal, path, title, subtitle)
+
+
+def _against(axis, lines, metric, name, horizontal, path, title, subtitle):
+    """Draw lines in one panel, or many of them in one each; `horizontal(panel)` sets the scale."""
+    if len(lines) > MANY:
         subtitle = f"against {axis}; {subtitle}"
-        multiples(drawn, metric, name, horizontal, path, title, subtitle)
+        multiples(lines, metric, name, horizontal, path, title, subtitle)
         return
     figure, ((panel,),) = page((6.4, 4.2), (1, 1), title, subtitle, right=LABELS)
     heading(panel, name)
     horizontal(panel)
     panel.set_xlabel(axis, color=INK)
-    draw(panel, drawn, metric)
+    draw(panel, lines, metric)
     save(figure, path)
 
 

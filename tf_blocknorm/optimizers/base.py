@@ -153,12 +153,7 @@ class BlockNormalized(RecordsDirection, Blockwise):
         lengths = self._lengths(variables, groups)
         if lengths is None:
             return noises
-        scaled = list(noises)
-        lengths = norms.split(lengths, self._partition.make(noises, groups))
-        for group, length in zip(groups, lengths):
-            for position in group:
-                scaled[position] = ops.multiply(noises[position], length)
-        return scaled
+        return [times(*pair) for pair in zip(noises, self._spread(lengths, noises, groups))]
 
     def get_config(self):
         config = super().get_config()

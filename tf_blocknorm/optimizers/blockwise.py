@@ -109,6 +109,19 @@ class Blockwise(Hooks):
                     tensors[position], factors[position] = tensor, inverse
         return tensors, factors
 
+    def _spread(self, vector, tensors, groups):
+        """A vector of what blocks have, as one entry per tensor: scalars, vectors of units, None.
+
+        None stands for a tensor that is in no block.
+        """
+        result = [None] * len(tensors)
+        if groups:
+            made = self._partition.make(tensors, groups)
+            for group, value in zip(groups, norms.split(vector, made)):
+                for position in group:
+                    result[position] = value
+        return result
+
     def _leave_factors(self, tensors, factors, variables):
         """What `on_gradients` returns: multiplied here, or by the fused update of the variable."""
         if not self._scratch.fused:

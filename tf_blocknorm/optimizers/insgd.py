@@ -9,9 +9,9 @@ from tf_blocknorm import blocks
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.blockwise import Blockwise, times
 from tf_blocknorm.optimizers.forms import form
-from tf_blocknorm.optimizers.hooks import CarriesStatistics
 from tf_blocknorm.optimizers.inputs.matching import Powers, validate_powers
 from tf_blocknorm.optimizers.kernels import FUSED
+from tf_blocknorm.optimizers.statistics import CarriesStatistics
 
 # What `INSGD.like` knows: the arguments that make it another implementation.
 _LIKE = {

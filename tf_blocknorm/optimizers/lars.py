@@ -4,7 +4,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_blocknorm import norms
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.blockwise import times
 from tf_blocknorm.optimizers.forms import form
@@ -156,20 +155,18 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
         gradients, factors, ratios = self._trusted(gradients, variables, members)
         self._scratch.ratios = (members, ratios)
         if not self.joint_norm and self.weight_decay:
-            shares = [1.0] * len(variables)
-            if members:
-                made = self._partition.make(gradients, members.values())
-                for group, ratio in zip(members.values(), norms.split(ratios, made)):
-                    for position in group:
-                        shares[position] = ratio
+            shares = self._spread(ratios, gradients, members.values())
             gradients = [times(g, f) for g, f in zip(gradients, factors)]
             return self._decayed(gradients, variables, shares)
         return self._leave_factors(gradients, factors, variables)
 
     def _decayed(self, gradients, variables, factors=None):
-        factors = factors or [1.0] * len(variables)
+        factors = factors or [None] * len(variables)
         triples = zip(gradients, variables, factors)
-        return [self._plus_decay(ops.convert_to_tensor(g), v, f) for g, v, f in triples]
+        return [
+            self._plus_decay(ops.convert_to_tensor(g), v, 1.0 if f is None else f)
+            for g, v, f in triples
+        ]
 
     def _trusted(self, tensors, variables, members):
         """Tensors, the factors that make them theirs times trust ratios, and these ratios."""

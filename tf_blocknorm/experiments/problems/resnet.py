@@ -20,6 +20,7 @@ from keras import layers
 from tf_blocknorm.experiments.errors import ExperimentError
 from tf_blocknorm.experiments.problems.augmentation import RandomShift
 from tf_blocknorm.experiments.problems.base import Problem
+from tf_blocknorm.experiments.problems.images import demand_images
 from tf_blocknorm.experiments.problems.metrics import ACCURACY
 
 SMALLEST = 8  # pixels, of which the last stage sees two by two
@@ -27,11 +28,7 @@ SMALLEST = 8  # pixels, of which the last stage sees two by two
 
 def build(input_shape, num_classes, depth, normalized):
     """Return three stages of residual blocks, global average pooling, and a softmax."""
-    if len(input_shape) not in (2, 3) or min(input_shape[:2]) < SMALLEST:
-        raise ExperimentError(
-            f"The problem `resnet` needs images of at least {SMALLEST} x {SMALLEST} pixels. "
-            f"Received: examples of shape {tuple(input_shape)}"
-        )
+    demand_images("resnet", input_shape, SMALLEST)
     if depth < 8 or depth % 6 != 2:
         raise ExperimentError(f"`--depth` of `resnet` must be 8, 14, 20, … Received: depth={depth}")
     small = None if normalized else keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")

@@ -11,8 +11,8 @@ import functools
 import keras
 from keras import layers
 
-from tf_blocknorm.experiments.errors import ExperimentError
 from tf_blocknorm.experiments.problems.base import Problem
+from tf_blocknorm.experiments.problems.images import demand_images
 from tf_blocknorm.experiments.problems.metrics import ACCURACY
 
 SMALLEST = 8  # pixels, of which the last convolution sees two by two
@@ -20,11 +20,7 @@ SMALLEST = 8  # pixels, of which the last convolution sees two by two
 
 def build(input_shape, num_classes, normalized):
     """Return five convolutions, one of them beside a shortcut, and a linear layer."""
-    if len(input_shape) not in (2, 3) or min(input_shape[:2]) < SMALLEST:
-        raise ExperimentError(
-            f"The problem `toy` needs images of at least {SMALLEST} x {SMALLEST} pixels. "
-            f"Received: examples of shape {tuple(input_shape)}"
-        )
+    demand_images("toy", input_shape, SMALLEST)
 
     def convolution(x, filters, strides=2, size=3):
         x = layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(x)

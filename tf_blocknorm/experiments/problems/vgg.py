@@ -3,8 +3,8 @@
 import keras
 from keras import layers
 
-from tf_blocknorm.experiments.errors import ExperimentError
 from tf_blocknorm.experiments.problems.base import Problem
+from tf_blocknorm.experiments.problems.images import demand_images
 from tf_blocknorm.experiments.problems.metrics import ACCURACY
 
 SMALLEST = 8  # pixels, of which one is left in the end
@@ -12,11 +12,7 @@ SMALLEST = 8  # pixels, of which one is left in the end
 
 def build(input_shape, num_classes):
     """Return three times two [Conv → BatchNormalization → ReLU] and a pooling, then a softmax."""
-    if len(input_shape) not in (2, 3) or min(input_shape[:2]) < SMALLEST:
-        raise ExperimentError(
-            f"The problem `vgg` needs images of at least {SMALLEST} x {SMALLEST} pixels. "
-            f"Received: examples of shape {tuple(input_shape)}"
-        )
+    demand_images("vgg", input_shape, SMALLEST)
     model = keras.Sequential(name="vgg")
     model.add(keras.Input(input_shape))
     if len(input_shape) == 2:

@@ -1,11 +1,21 @@
 """What the kernels of all backends share."""
 
+import keras
 from keras import ops
+
+_DTYPES = ("float32", "float64")
 
 
 def rank(scalar):
     """The rank of a tensor; 0 for numbers and None."""
     return len(getattr(scalar, "shape", ()))
+
+
+def fits(variable, tensor, *scalars):
+    """Whether the operations take this variable, with this tensor and these scalars (or None)."""
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    same = dtype == keras.backend.standardize_dtype(tensor.dtype)
+    return same and dtype in _DTYPES and all(rank(scalar) == 0 for scalar in scalars)
 
 
 def rates(rate, factors):

@@ -5,11 +5,10 @@ in it: the unit gradient itself is never written to memory. Outside XLA only, wh
 formulas as well; and on one replica, as they need the variable itself.
 """
 
-import keras
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from tf_blocknorm.optimizers.kernels.shared import adam_scalars, rank, rates
+from tf_blocknorm.optimizers.kernels.shared import adam_scalars, fits, rank, rates
 
 __all__ = [
     "adam",
@@ -21,15 +20,6 @@ __all__ = [
     "rates",
     "velocity",
 ]
-
-_DTYPES = ("float32", "float64")
-
-
-def fits(variable, tensor, *scalars):
-    """Whether the operations take this variable, with this tensor and these scalars (or None)."""
-    dtype = keras.backend.standardize_dtype(variable.dtype)
-    same = dtype == keras.backend.standardize_dtype(tensor.dtype)
-    return same and dtype in _DTYPES and all(rank(scalar) == 0 for scalar in scalars)
 
 
 def _scalar(value, like):

@@ -9,11 +9,10 @@ import collections
 import contextlib
 import threading
 
-import keras
 import torch
 from keras import ops
 
-from tf_blocknorm.optimizers.kernels.shared import adam_scalars, rank, rates
+from tf_blocknorm.optimizers.kernels.shared import adam_scalars, fits, rates
 
 __all__ = [
     "adam",
@@ -27,15 +26,7 @@ __all__ = [
     "velocity",
 ]
 
-_DTYPES = ("float32", "float64")
 _local = threading.local()
-
-
-def fits(variable, tensor, *scalars):
-    """Whether the operations take this variable, with this tensor and these scalars (or None)."""
-    dtype = keras.backend.standardize_dtype(variable.dtype)
-    same = dtype == keras.backend.standardize_dtype(tensor.dtype)
-    return same and dtype in _DTYPES and all(rank(scalar) == 0 for scalar in scalars)
 
 
 @contextlib.contextmanager
