@@ -429,3 +429,16 @@ def test_the_table_has_a_row_for_every_exported_class():
     exported = {cls for cls in classes if issubclass(cls, keras.optimizers.Optimizer)}
     assert exported > set(FORMS)
     assert exported <= {tfb.INSGD, *(case.cls for case in TABLE)}  # INSGD: cases_inputs.py
+
+
+@pytest.mark.parametrize(
+    "cls", [*FORMS, tfb.AdaptiveBlockNormSGD, tfb.LAMB, tfb.LARS, tfb.NovoGrad]
+)
+def test_with_everything_excluded_no_block_is_left(cls):
+    variable = keras.Variable([1.0, 2.0], name="only")
+    optimizer = cls(exclude=["only"])
+    optimizer.apply([ops.array([1.0, -1.0])], [variable])
+    assert optimizer.blocks == {}
+    after = ops.convert_to_numpy(variable)
+    assert after[0] < 1.0
+    assert after[1] != 2.0

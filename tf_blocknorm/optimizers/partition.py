@@ -89,7 +89,8 @@ class Partition:
     def order(self, names):
         """The same as positions: an array of integers, one for each number of these blocks."""
         places = np.arange(len(self.labels))
-        return np.concatenate([np.atleast_1d(places[place]) for place in self.places(names)])
+        found = [np.atleast_1d(places[place]) for place in self.places(names)]
+        return np.concatenate([places[:0], *found])  # of no blocks, too
 
     def mask(self, names):
         """For each label, whether it belongs to one of these blocks: an array of bools."""
