@@ -80,15 +80,19 @@ def split(vector, blocks):
     return [ops.reshape(piece, block.shape) for piece, block in zip(pieces, blocks)]
 
 
-def inside_xla():
-    """Whether what is computed now will be compiled by XLA."""
+def inside_xla(tensor=None):
+    """Whether what is computed now, on JAX: from this tensor, will be compiled by XLA."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
         from tensorflow.python.ops import control_flow_util
 
         graph = tf.compat.v1.get_default_graph()
         return control_flow_util.GraphOrParentsInXlaContext(graph)
-    return keras.backend.backend() == "jax"
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return tensor is None or isinstance(tensor, jax.core.Tracer)
+    return False
 
 
 def _fused():
@@ -135,7 +139,7 @@ def _measure(blocks, norm, keep=True):
             for block, factor in zip(blocks, split(factors, blocks))
         ]
 
-    if inside_xla():
+    if inside_xla(blocks[0].tensors[0]):
         # Both looks by the same piece of code: XLA compiles two copies of a sum in two ways.
         def look(looks_left, factors, _):
             sizes = sizes_of(scaled(factors))
@@ -163,9 +167,15 @@ def _measure(blocks, norm, keep=True):
     # would merge it with the division into one factor, which is subnormal for entries beyond
     # 2**126.
     usual = ops.all(ops.equal(factors, 1.0))
-    tensors, sizes = ops.cond(usual, lambda: (kept(blocks), sizes), look_again)
+    # Of values that are known, JAX would compile a condition anew at every call.
+    cond = _choose if keras.backend.backend() == "jax" else ops.cond
+    tensors, sizes = cond(usual, lambda: (kept(blocks), sizes), look_again)
     scaled_blocks = [Block(x, block.per_unit) for x, block in zip(tensors, blocks)]
     return scaled_blocks or None, sizes, factors
+
+
+def _choose(condition, then, otherwise):
+    return then() if condition else otherwise()
 
 
 def of_ones(norm, block):
