@@ -189,3 +189,24 @@ def test_the_signature_names_all_arguments():
 
 
 KERAS = set(inspect.signature(tfb.BlockNormSGD).parameters) - {"norm", "momentum"}
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_the_lengths_of_averages_do_not_drift(average):
+    """They follow from one another, step by step: they are never measured again."""
+    rng = np.random.default_rng(0)
+    variables = [keras.Variable(np.zeros(shape, "float32")) for shape in ((40, 30), (30,), (5,))]
+    optimizer = tfb.AdaptiveBlockNormSGD(average=average)
+    optimizer.build(variables)
+    for step in range(60):
+        gradients = [
+            ops.convert_to_tensor(rng.normal(0.2, 1.0, v.shape), "float32") for v in variables
+        ]
+        gradients[2] = gradients[2] * (step % 3 != 1)
+        if step % 10 < 8:
+            optimizer.apply(gradients, variables)
+        else:
+            optimizer.apply(gradients[:2], variables[:2])
+    lengths = ops.convert_to_numpy(optimizer._past.lengths)
+    measured = [np.linalg.norm(ops.convert_to_numpy(x)) for x in optimizer._past.averages]
+    np.testing.assert_allclose(lengths, measured, rtol=1e-5)

@@ -130,10 +130,12 @@ class _Rule(taps.Tap):
 
     def create(self, add, variables):
         self.partition = Partition(variables, self.options.block)
-        self.averages = [
+        averages = [
             name and add(f"average_{index}", like=variable)
             for index, (name, variable) in enumerate(zip(self.partition.names, variables))
         ]
+        lengths = add("average_length", (len(self.partition.labels),))
+        self.past = agreement.Past(averages, lengths)
         # Sum and number of the cosines since the last change, and updates since then.
         self.total, self.count, self.updates = (
             add("total", ()),
@@ -149,7 +151,7 @@ class _Rule(taps.Tap):
             self.partition,
             self.indices(variables),
             gradients,
-            self.averages,
+            self.past,
             o.average,
             lambda slot, value: slot.assign(value),
         )

@@ -207,7 +207,7 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
             shape = (len(self._partition.labels),)
             return self.add_variable(shape, initializers.Constant(value), "float32", name=name)
 
-        self._averages = slots("average_direction")
+        self._past = agreement.Past(slots("average_direction"), numbers("average_length", 0.0))
         self._velocities = None
         if self.momentum or self.momentum_update:
             self._velocities = slots("velocity")
@@ -263,7 +263,7 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
             self._partition,
             [visit.index for visit in visits],
             [visit.gradient for visit in visits],
-            self._averages,
+            self._past,
             self.average,
             self.assign,
         )

@@ -1,19 +1,34 @@
 """How well gradients agree with those before them, block by block."""
 
+from typing import Any, NamedTuple
+
 from keras import ops
 
 from tf_blocknorm import norms
 
 
-def compare(partition, indices, gradients, averages, decay, assign):
+class Past(NamedTuple):
+    """The average direction of past gradients.
+
+    Attributes:
+        averages: For each variable of a partition a slot of its shape, at first zero (None for one
+            that is in no block).
+        lengths: A variable with one number per label of the partition, at first zero: the length
+            of the average, which follows from that before, and saves a pass over the slots.
+    """
+
+    averages: list
+    lengths: Any
+
+
+def compare(partition, indices, gradients, past, decay, assign):
     """Compare gradients with the average direction of the past, and add them to it.
 
     Args:
         partition: `Partition` of all variables.
         indices: which of them have a gradient.
         gradients: their gradients.
-        averages: for each variable of the partition a slot of its shape, at first zero (None for
-            one that is in no block).
+        past: `Past`.
         decay: of the average: 0 compares with the last gradient alone.
         assign: function `(slot, value)`.
 
@@ -23,15 +38,24 @@ def compare(partition, indices, gradients, averages, decay, assign):
     """
     members = partition.members(indices)
     groups = list(members.values())
-    slots = [averages[index] for index in indices]
-    past = partition.make(slots, groups)
+    slots = [past.averages[index] for index in indices]
+    averages = partition.make(slots, groups)
     # In the range of safe squares, as products of raw gradients leave that of floats.
     scaled, inverses = norms.unmultiplied(partition.make(gradients, groups), "l2")
 
-    lengths = norms.sizes(past, "l2")
+    all_lengths = ops.convert_to_tensor(past.lengths)
+    lengths = ops.cast(partition.gather(members, all_lengths), inverses.dtype)
     known = ops.logical_and(lengths > 0, inverses > 0)
-    dots = norms.join([norms.dot(block, other) for block, other in zip(scaled, past)])
-    cosines = ops.where(known, dots * inverses / ops.where(known, lengths, 1.0), 0.0)
+    # With the gradient's direction, which has length 1.
+    products = inverses * norms.join([norms.dot(*pair) for pair in zip(scaled, averages)])
+    cosines = ops.where(known, products / ops.where(known, lengths, 1.0), 0.0)
+
+    own = ops.where(inverses == 0, 0.0, inverses / inverses)  # 1; 0 of a zero, NaN of no number
+    if decay:
+        mixed = (decay * lengths) ** 2 + (1.0 - decay) * (2.0 * decay * products + (1.0 - decay))
+        own = ops.where(inverses == 0, decay * lengths, own * ops.sqrt(ops.maximum(mixed, 0.0)))
+    own = partition.scatter(members, ops.cast(own, all_lengths.dtype))
+    assign(past.lengths, ops.where(partition.mask(members), own, all_lengths))
 
     for group, block, inverse in zip(groups, scaled, norms.split(inverses, scaled)):
         for position, direction in zip(group, block.tensors):
