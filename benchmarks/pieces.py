@@ -94,8 +94,8 @@ class Pieces:
             v.assign_add((u * u - v) * 0.001)
             w.assign_sub(self.rate * m / (tf.sqrt(v) + 1e-7))
 
-    def norms(self):
-        return fused_tensorflow.sizes([Block([g]) for g in self.g], "l2")
+    def norms(self, norm="l2"):
+        return fused_tensorflow.sizes([Block([g]) for g in self.g], norm)
 
     def heavy_ball(self, factors):
         """m = 0.95 * m + factor * g; w -= rate * m: NovoGrad, once its factors are known."""
@@ -103,6 +103,22 @@ class Pieces:
             raw.ResourceApplyMomentum(
                 var=w.handle, accum=m.handle, lr=self.rate, grad=g * factor, momentum=0.95
             )
+
+    def adamw(self, factors):
+        """Decay, then Adam of a multiplied gradient, once its factors are known."""
+        for w, m, v, g, factor in zip(self.w, self.m, self.v, self.g, factors):
+            with tf.control_dependencies([w.assign(w * 0.999)]):
+                self.adam_operation(w.handle, m, v, g * factor, self.rate)
+
+    def adaptive(self):
+        """Descent, scalar products with the last directions, and the new ones, by two norms."""
+        factors = tf.unstack(1.0 / self.norms("max"))
+        inverses = tf.unstack(1.0 / self.norms())
+        self.descend(factors)
+        dots = [fused_tensorflow.dot(g, m) for g, m in zip(self.g, self.m)]
+        with tf.control_dependencies([self.sink.assign(tf.add_n(dots))]):
+            for m, g, inverse in zip(self.m, self.g, inverses):
+                m.assign(g * inverse)
 
     def lamb(self):
         """LAMB without a look at the range of its norms, each variable to the end at once."""
@@ -202,6 +218,8 @@ def table(p):
         "LAMB's, with norms": p.lamb,
         "Adam": p.adam,
         "Adam of a multiplied gradient": lambda: p.adam(p.rate),
+        "AdamW's, with norm": lambda: p.adamw(tf.unstack(1.0 / p.norms())),
+        "AdaptiveBlockNormSGD's, with both norms": p.adaptive,
         "Adam of a multiplied gradient, XLA": lambda: compiled(tf.convert_to_tensor(p.rate)),
         "Keras SGD": keras_update(keras.optimizers.SGD(1e-5)),
         "Keras momentum": keras_update(keras.optimizers.SGD(1e-5, 0.9)),
