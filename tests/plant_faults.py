@@ -319,6 +319,13 @@ FAULTS = [
         "test_parity.py -k adaptive",
     ),
     (
+        "the length of the average forgets the angle",
+        AGREEMENT,
+        "(2.0 * decay * products + (1.0 - decay))",
+        "(1.0 - decay)",
+        "test_parity.py -k adaptive",
+    ),
+    (
         "all blocks count alike",
         AGREEMENT,
         "ops.convert_to_tensor(partition.counts), 0.0)",
@@ -328,8 +335,8 @@ FAULTS = [
     (
         "the cosine is taken before the average",
         AGREEMENT,
-        "dots * inverses / ops.where(known, lengths, 1.0)",
-        "dots * inverses",
+        "products / ops.where(known, lengths, 1.0)",
+        "products",
         "test_adaptive_step.py -k reference",
     ),
     (
@@ -606,6 +613,20 @@ FAULTS = [
         "rules.pop(signal)",
         'rules.pop("loss")',
         "test_learning_rate_finder.py -k asked",
+    ),
+    (
+        "experiments: rates from a sweep of another network",
+        EXPERIMENTS + "commands.py",
+        'runs = [run for run in runs if run["options"] == session.options]',
+        "pass",
+        "test_cli.py -k sweep",
+    ),
+    (
+        "experiments: a series compares worst rates",
+        EXPERIMENTS + "tables.py",
+        'values = [metric.of(s) for s in part if s["learning_rate"] == rate]',
+        "values = [metric.of(s) for s in part][:1]",
+        "test_report.py -k option",
     ),
     (
         "statistics of micro-batches: their maximum",

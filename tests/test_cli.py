@@ -41,6 +41,8 @@ def npz(tmp_path_factory):
         (["run", "mlp", "--data", "nowhere/data.npz"], "There is no file `nowhere/data.npz`."),
         (["run", "mlp", "--out", __file__], "`--out` must be a folder"),
         (["sweep", "mlp", "--rates", "0"], "must be a positive number. Received: 0"),
+        (["run", "mlp", "--epochs", "2", "--updates", "9"], "not allowed with argument --epochs"),
+        (["run", "mlp", "--sweep", "f", "--learning-rate", "1"], "not allowed with argument --swe"),
         (["sweep", "quadratic"], "invalid choice: 'quadratic'"),
         (["run", "quadratic", "--data", "mnist"], "`quadratic` has no option --data"),
         (["run", "quadratic", "--learning-rate", "1"], "has no option --learning-rate"),
@@ -113,6 +115,8 @@ def not_trained(monkeypatch):
                 "seconds": 1.0,
             }
             runner.records.write_json(run.folder(out) / "summary.json", summary)
+            epoch = {"epoch": 1, "accuracy": 0.5, "val_accuracy": summary["val_accuracy"]}
+            runner.records.write_lines(run.folder(out) / "epochs.jsonl", [epoch])
             progress.finished(run, summary)
 
     monkeypatch.setattr(workers, "train_all", train_all)
@@ -221,6 +225,13 @@ def test_large_batch(npz, tmp_path, capsys, monkeypatch, not_trained):
     ("argv", "message"),
     [
         (["run", "large-batch", "--learning-rate", "1"], "no option --learning-rate"),
+        (["run", "quadratic", "--updates", "9"], "no option --updates"),
+        (["run", "large-batch", "--depth", "3", "6"], "No option takes several values here. Rec"),
+        (["find", "mlp", "--depth", "3", "6"], "Received: depth=[3, 6]"),
+        (
+            ["sweep", "char-lstm", "--depth", "1", "2", "--unroll", "9", "8"],
+            "Only one option takes several values here. Received: depth=[1, 2]; unroll=[8, 9]",
+        ),
         (["run", "mlp", "--network", "cnn"], "`mlp` has no option --network"),
         (["run", "large-batch", "--network", "cnn", "--depth", "3"], "no option --depth"),
     ],
@@ -228,3 +239,54 @@ def test_large_batch(npz, tmp_path, capsys, monkeypatch, not_trained):
 def test_options_of_other_problems(argv, message, capsys):
     assert cli.main(argv) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_sweep_and_a_run_over_depths(npz, tmp_path, capsys, not_trained):
+    common = ["mlp", "--data", npz, "--depth", "3", "1", "2", "--methods", "SGD", "Adam", "--out"]
+    assert cli.main(["sweep", *common, str(tmp_path), "--seeds", "1"]) == 0
+    record = json.loads((tmp_path / "sweep-mlp-tiny-depths.json").read_text())
+    assert {run["options"]["depth"] for run in record["runs"]} == {1, 2, 3}
+    assert {run["split"] for run in record["runs"]} == {"validation"}
+    table = (tmp_path / "sweep-mlp-tiny-depths.md").read_text().splitlines()
+    assert table[0] == "| method | depth 1 | depth 2 | depth 3 |"
+    assert table[2] == "| SGD, momentum 0.9 | 100.0 (0.2) | 100.0 (0.2) | 100.0 (0.2) |"
+    assert (tmp_path / "sweep-mlp-tiny-depths.png").exists()
+
+    capsys.readouterr()
+    swept = str(tmp_path / "sweep-mlp-tiny-depths.json")
+    assert cli.main(["run", *common, str(tmp_path), "--seeds", "2", "--sweep", swept]) == 0
+    out = capsys.readouterr().out
+    assert out.count("is the best of 7 on validation examples (1 seed, ") == 3
+    runs = json.loads((tmp_path / "mlp-tiny-depths.json").read_text())["runs"]
+    found = {(run["options"]["depth"], run["method"], run["learning_rate"]) for run in runs}
+    methods = (("SGD", 0.2), ("Adam", 0.02))
+    assert found == {(depth, *pair) for depth in (1, 2, 3) for pair in methods}
+    assert {run["split"] for run in runs} == {"test"}
+    assert len(runs) == 12
+
+
+def test_a_run_at_the_rates_of_a_sweep(npz, tmp_path, capsys, not_trained):
+    common = ["mlp", "--data", npz, "--out", str(tmp_path), "--methods"]
+    assert cli.main(["sweep", *common, "SGD", "Adam", "--seeds", "1", "--depth", "2"]) == 0
+    swept = str(tmp_path / "sweep-mlp-tiny.json")
+    assert cli.main(["run", *common, "SGD", "Adam", "--depth", "2", "--sweep", swept]) == 0
+    runs = json.loads((tmp_path / "mlp-tiny.json").read_text())["runs"]
+    found = {(run["method"], run["learning_rate"]) for run in runs}
+    assert found == {("SGD", 0.2), ("Adam", 0.02)}
+    for argv, message in (
+        (["SGD", "AdamW", "--depth", "2"], f"In {swept} there is no sweep of AdamW for mlp (depth"),
+        (["SGD", "--depth", "3"], f"In {swept} there is no sweep of SGD for mlp (depth 3) on tiny"),
+    ):
+        assert cli.main(["run", *common, *argv, "--sweep", swept]) == 2
+        assert message in capsys.readouterr().err
+    for file in ("nowhere.json", __file__):
+        assert cli.main(["run", *common, "SGD", "--sweep", file]) == 2
+        assert f"`--sweep` must be a file that `sweep` wrote: {file}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("updates", "epochs"), [("1", 1), ("4", 2), ("7", 4), ("20", 10)])
+def test_updates_are_rounded_to_epochs(npz, tmp_path, not_trained, updates, epochs):
+    argv = ["run", "mlp", "--data", npz, "--methods", "SGD", "--seeds", "1", "--out", str(tmp_path)]
+    assert cli.main([*argv, "--updates", updates]) == 0
+    (run,) = json.loads((tmp_path / "mlp-tiny.json").read_text())["runs"]
+    assert run["epochs"] == epochs, "of two batches each"

@@ -64,7 +64,7 @@ def test_no_method_is_left_out(problem, count, drawn):
         RECIPES[method].label: {32: (0.1, np.array([value])), 64: (0.1, np.array([np.nan]))}
         for method in methods
     }
-    figures.batch_sizes(lines, metric, "sizes.png", "title", "subtitle")
+    figures.along("examples per batch", lines, metric, "sizes.png", "title", "subtitle")
     assert len(drawn) == 3
     for figure in drawn:
         for method in methods:

@@ -91,6 +91,23 @@ def test_curves_where_the_record_of_each_epoch_is_there(folder):
     assert compared().figure.startswith(b"\x89PNG")
 
 
+def test_methods_against_an_option(tmp_path):
+    depths = ((2, 0.9), (10, 0.5))
+    runs = [
+        a_run(method, rate, 0, a - 0.1 * (rate == 1.0), "validation", options={"depth": depth})
+        for method in ("SGD", "Adam")
+        for depth, a in depths
+        for rate in (1.0, 0.1)
+    ]
+    written(tmp_path, "sweep mlp", runs)
+    assert cli.main(["report", str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "mlp (depth 2, 10) on digits; accuracy on validation examples" in text
+    assert "Accuracy in %, by depth (in brackets: the learning rate)" in text
+    assert "| SGD, momentum 0.9 | 90.0 (0.1) | 50.0 (0.1) |" in text
+    assert "accuracy against depth" in text
+
+
 def test_a_folder_without_results(tmp_path, capsys):
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "has written. Received:" in capsys.readouterr().err

@@ -138,8 +138,8 @@ def test_the_best_rate_has_the_fewest_bits_and_has_not_diverged():
     ]  # fmt: skip
     assert tables.best_rates(runs) == {"Adam": 0.2, "SGD": 0.2}
     header, rows = tables.by_rate(runs)
-    assert rows[0] == ["0.1", "3.000", "diverged"]
-    assert rows[1] == ["0.2", "2.000 *", "4.000 *"]
+    assert rows[0] == ["Adam", "3.000", "2.000 *", "2.500"]
+    assert rows[1] == ["SGD, momentum 0.9", "diverged", "4.000 *", ""]
     header, rows = tables.by_method(runs[:1])
     assert header[3] == "validation bits per character"
     assert rows[0][3] == "3.000"

@@ -19,6 +19,7 @@ def main(argv=None):
             parsing,
             quadratic,
             report,
+            series,
         )
     except ImportError as error:
         print(
@@ -28,7 +29,8 @@ def main(argv=None):
         )
         return 2
     arguments = parsing.parser().parse_args(argv)
-    console = Console(soft_wrap=True)
+    # Tables in a file are not cut to the 80 columns of a terminal that is not there.
+    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160)
     try:
         _check_folder(getattr(arguments, "out", None))
         if arguments.command == "list":
@@ -40,6 +42,8 @@ def main(argv=None):
             return quadratic.run(arguments, argv, console)
         if arguments.problem == parsing.LARGE_BATCH:
             return large_batch.run(arguments, argv, console)
+        if arguments.series:
+            return series.run(arguments, argv, console)
         command = {"run": commands.run, "sweep": commands.sweep, "find": finding.find}
         return command[arguments.command](arguments, argv, console)
     except ExperimentError as error:
@@ -63,12 +67,13 @@ def _complete(arguments):
 
     arguments.methods = list(dict.fromkeys(arguments.methods))
     given = {name: getattr(arguments, name) for name in OPTIONS}
-    arguments.options = {name: value for name, value in given.items() if value is not None}
+    given = {name: values for name, values in given.items() if values is not None}
+    arguments.options = {name: values[0] for name, values in given.items()}
     # Of `run`: what other kinds of problem do not take.
-    training = (*OPTIONS, "data", "methods", "epochs", "jobs", "dtype_policy")
+    training = (*OPTIONS, "data", "methods", "epochs", "updates", "jobs", "dtype_policy")
     foreign = {
-        QUADRATIC: (*training, "learning_rate", "network"),
-        LARGE_BATCH: ("learning_rate",),
+        QUADRATIC: (*training, "learning_rate", "sweep", "network"),
+        LARGE_BATCH: ("learning_rate", "sweep"),
     }.get(arguments.problem, ("network",))
     unknown = [name for name in foreign if getattr(arguments, name, None)]
     if arguments.problem != QUADRATIC:
@@ -81,6 +86,14 @@ def _complete(arguments):
     for name in unknown:
         option = name.replace("_", "-")
         raise ExperimentError(f"The problem `{arguments.problem}` has no option --{option}.")
+    several = [(name, sorted(set(values))) for name, values in given.items() if len(values) > 1]
+    takes_several = arguments.command != "find" and arguments.problem != LARGE_BATCH
+    if len(several) > takes_several:
+        raise ExperimentError(
+            f"{'Only one option takes' if takes_several else 'No option takes'} several values "
+            f"here. Received: {'; '.join(f'{name}={values}' for name, values in several)}"
+        )
+    arguments.series = several[0] if several else None
     if arguments.jobs is None:
         import tensorflow as tf
 

@@ -4,6 +4,7 @@ import math
 import shlex
 
 from tf_blocknorm.experiments import figures, records, runner, tables, workers
+from tf_blocknorm.experiments.errors import ExperimentError
 from tf_blocknorm.experiments.problems import PROBLEMS
 from tf_blocknorm.experiments.progress import Progress
 from tf_blocknorm.experiments.recipes import OWN, RECIPES, tuning
@@ -36,6 +37,9 @@ class Session:
         default = self.problem.epochs(len(self.evaluated.x_train))
         if arguments.quick:
             default = max(1, default // 6)
+        if arguments.updates:
+            batches = len(self.evaluated.x_train) // self.problem.batch_size
+            default = max(1, round(arguments.updates / max(1, batches)))
         self.epochs = arguments.epochs or default
         self.seeds = range(arguments.seeds or (1 if arguments.quick else 3))
         self.name = f"{self.problem.name}-{self.data.name}"
@@ -109,11 +113,11 @@ class Session:
             soft_wrap=True,
         )
 
-    def save(self, stem, header, rows):
+    def save(self, stem, summaries, header, rows):
         """Print the table; write it in Markdown, and the summaries as JSON."""
         self.console.print(tables.terminal(header, rows))
         records.write_text(f"{self.out}/{stem}.md", tables.markdown(header, rows))
-        record = {"command": self.command, "runs": self.summaries()}
+        record = {"command": self.command, "runs": summaries}
         records.write_json(f"{self.out}/{stem}.json", record)
 
     def written(self, stem):
@@ -121,10 +125,14 @@ class Session:
         self.console.print(f"Table:  {self.out}/{stem}.md\nRuns:   {self.out}/{stem}.json")
         self.console.print(f"Figure: {self.out}/{stem}.png")
 
-    def subtitle(self):
-        """Return the small print of a figure."""
+    def title(self):
+        """Return the heading of a figure."""
+        return f"{self.problem.title} on {self.data.name}"
+
+    def subtitle(self, options=None):
+        """Return the small print of a figure; `options` are those to name in it, else all."""
         seeds = f"{len(self.seeds)} seeds, bands from lowest to highest"
-        name = self.problem.described(self.options)
+        name = self.problem.described(self.options if options is None else options)
         if (policy := self.common["dtype_policy"]) != "float32":
             name = f"{name}; {policy}"
         decay = "" if self._own_schedules() else "; linear decay to 0"
@@ -134,32 +142,65 @@ class Session:
 def run(arguments, argv, console):
     """Compare methods at their tuned learning rates; return the exit code."""
     session = Session(arguments, argv, console, "test")
-    changed = bool(arguments.options) or bool(arguments.epochs) or arguments.quick
-    if arguments.learning_rate:
-        rates = dict.fromkeys(session.methods, arguments.learning_rate)
-        effort = f"Tuning: none; learning rate {arguments.learning_rate:g} for every method."
-    else:
-        rates, effort = tuning(session.problem.name, session.data.name, changed)
-    for method in session.methods:
-        session.add(method, rates[method])
-    session.introduce(effort)
+    session.introduce(plan(session, arguments))
     code = 0
     try:
         session.train()
     except KeyboardInterrupt:
         session.interrupted()
         code = 130
-    if session.summaries():
-        session.save(session.name, *tables.by_method(session.summaries()))
+    summaries = session.summaries()
+    if summaries:
+        session.save(session.name, summaries, *tables.by_method(summaries))
         pairs = [
             (summary, runner.epochs_on_disk(run, session.out))
             for run in session.runs
             if (summary := runner.finished(run, session.out))
         ]
-        title = f"{session.problem.title} on {session.data.name}"
-        figures.curves(pairs, f"{session.out}/{session.name}.png", title, session.subtitle())
+        path = f"{session.out}/{session.name}.png"
+        figures.curves(pairs, path, session.title(), session.subtitle())
         session.written(session.name)
     return code
+
+
+def plan(session, arguments):
+    """Plan the runs of `run`; return one sentence on where the learning rates come from."""
+    changed = arguments.options or arguments.epochs or arguments.updates or arguments.quick
+    if arguments.learning_rate:
+        rates = dict.fromkeys(session.methods, arguments.learning_rate)
+        effort = f"Tuning: none; learning rate {arguments.learning_rate:g} for every method."
+    elif arguments.sweep:
+        rates, effort = swept(session, arguments.sweep)
+    else:
+        rates, effort = tuning(session.problem.name, session.data.name, bool(changed))
+    for method in session.methods:
+        session.add(method, rates[method])
+    return effort
+
+
+def swept(session, path):
+    """Return the best rates in a file that `sweep` wrote, and one sentence on how it found them."""
+    try:
+        record = records.read_json(path)
+        runs = [run for run in record["runs"] if run["split"] == "validation"]
+        problem, data = session.problem.name, session.data.name
+        runs = [run for run in runs if (run["problem"], run["source"]) == (problem, data)]
+        runs = [run for run in runs if run["options"] == session.options]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExperimentError(f"`--sweep` must be a file that `sweep` wrote: {path}") from error
+    rates = tables.best_rates(runs) if runs else {}
+    missing = [method for method in session.methods if method not in rates]
+    if missing:
+        raise ExperimentError(
+            f"In {path} there is no sweep of {', '.join(missing)} for "
+            f"{session.problem.described(session.options)} on {session.data.name}."
+        )
+    tried = max(len({r["learning_rate"] for r in runs if r["method"] == m}) for m in rates)
+    seeds, epochs = len({run["seed"] for run in runs}), {run["epochs"] for run in runs}
+    return rates, (
+        f"Tuning: each method's learning rate is the best of {tried} on validation examples "
+        f"({seeds} seed{'s' * (seeds > 1)}, {max(epochs)} epochs): {path}."
+    )
 
 
 def sweep(arguments, argv, console):
@@ -171,23 +212,25 @@ def sweep(arguments, argv, console):
     code = 0
     try:
         if arguments.rates:
-            _try(session, arguments.rates)
+            try_rates(session, arguments.rates)
         else:
             tune(session)
     except KeyboardInterrupt:
         session.interrupted()
         code = 130
-    if session.summaries():
+    summaries = session.summaries()
+    if summaries:
         stem = f"{'rates' if arguments.rates else 'sweep'}-{session.name}"
-        session.save(stem, *tables.by_rate(session.summaries()))
+        session.save(stem, summaries, *tables.by_rate(summaries))
         console.print("* best mean over seeds", markup=False)
-        title = f"{session.problem.title} on {session.data.name}"
-        figures.rates(session.summaries(), f"{session.out}/{stem}.png", title, session.subtitle())
+        path = f"{session.out}/{stem}.png"
+        figures.rates(summaries, path, session.title(), session.subtitle())
         session.written(stem)
     return code
 
 
-def _try(session, rates):
+def try_rates(session, rates):
+    """Train every method at these rates, on validation data."""
     metric = session.problem.metric.title
     session.introduce(f"Rates as given; {metric} on examples taken from the training data.")
     for method in session.methods:

@@ -13,13 +13,15 @@ from tf_blocknorm.experiments import (
     quadratic,
     quadratic_figure,
     records,
+    series,
     tables,
 )
 from tf_blocknorm.experiments.problems import PROBLEMS
 from tf_blocknorm.experiments.recipes import RECIPES
 
 RUN, SWEEP, FIND, LARGE_BATCH, QUADRATIC = "run", "sweep", "find", "large-batch", "quadratic"
-ORDER = (RUN, SWEEP, LARGE_BATCH, FIND, QUADRATIC)
+SERIES = "series"
+ORDER = (RUN, SERIES, SWEEP, LARGE_BATCH, FIND, QUADRATIC)
 
 
 class UnknownRecordError(ValueError):
@@ -76,6 +78,8 @@ def kind(record):
         return _quadratic
     if LARGE_BATCH in record["command"].split():
         return _large_batch
+    if series.varied(runs):
+        return _series
     return {"test": _compared, "validation": _swept}[runs[0]["split"]]
 
 
@@ -105,12 +109,9 @@ def _swept(record, path, drawn):
     best = tables.best_rates(runs)
     at_best = [run for run in runs if run["learning_rate"] == best[run["method"]]]
     table = tables.by_method(_best_first(at_best, metric))
-    header, rows = tables.by_rate(runs)
-    # A row per method: there are more methods than rates, and their names are longer.
-    (_, *rates), *methods = zip(*[header, *rows])
     shown = [
         Table("At each method's best rate; best first", *table),
-        Table(f"{_measured(metric)}, by rate (*: best)", ["method", *rates], methods),
+        Table(f"{_measured(metric)}, by rate (*: best)", *tables.by_rate(runs)),
     ]
     seen = f"{metric.title} at the end against the learning rate"
     return _entry(record, path, SWEEP, title, _facts(runs), shown, drawn, seen)
@@ -127,6 +128,17 @@ def _large_batch(record, path, drawn):
     shown = [Table(caption, *large_batch.table(runs))]
     seen = f"{metric.title} against the size of the batch"
     return _entry(record, path, LARGE_BATCH, title, _facts(runs), shown, drawn, seen)
+
+
+def _series(record, path, drawn):
+    runs, option = record["runs"], series.varied(record["runs"])
+    metric = PROBLEMS[runs[0]["problem"]].metric
+    title, _ = _titles(runs)
+    series.draw(runs, option, drawn, title, _small_print(runs, without=option))
+    caption = f"{_measured(metric)}, by {option} (in brackets: the learning rate)"
+    shown = [Table(caption, *series.table(runs, option))]
+    seen = f"{metric.title} against {option}"
+    return _entry(record, path, SERIES, title, _facts(runs), shown, drawn, seen)
 
 
 def _found(record, path, drawn):
@@ -179,11 +191,15 @@ def _measured(metric):
 def _titles(runs):
     """Return title and small print of a figure."""
     first = runs[0]
-    problem = PROBLEMS[first["problem"]]
+    return f"{PROBLEMS[first['problem']].title} on {first['source']}", _small_print(runs)
+
+
+def _small_print(runs, without=None):
+    options = {name: n for name, n in runs[0]["options"].items() if name != without}
     seeds = len({run["seed"] for run in runs})
-    parts = [problem.described(first["options"]), f"{seeds} seed{'s' * (seeds > 1)}"]
+    parts = [PROBLEMS[runs[0]["problem"]].described(options), f"{seeds} seed{'s' * (seeds > 1)}"]
     policies = {run.get("dtype_policy", "float32") for run in runs} - {"float32"}
-    return f"{problem.title} on {first['source']}", "; ".join([*parts, *sorted(policies)])
+    return "; ".join([*parts, *sorted(policies)])
 
 
 def _facts(runs):
@@ -191,11 +207,12 @@ def _facts(runs):
     first, times = runs[0], sorted(run["finished"] for run in runs)
     problem = PROBLEMS[first["problem"]]
     metric = problem.metric.title
+    options = {n: _listed(dict.fromkeys(r["options"][n] for r in runs)) for n in first["options"]}
     epochs = _listed(sorted({run["epochs"] for run in runs}))
     sizes = _listed(sorted({run["batch_size"] for run in runs}))
     policies = _listed(sorted({run.get("dtype_policy", "float32") for run in runs}))
     return [
-        ("what", f"{problem.described(first['options'])} on {first['source']}; {metric} on "
+        ("what", f"{problem.described(options)} on {first['source']}; {metric} on "
          f"{first['split']} examples; {epochs} epochs, batches of {sizes}, {policies}"),
         ("schedule", _listed(dict.fromkeys(map(_schedule, runs)))),
         ("runs", str(len(runs))),

@@ -102,10 +102,11 @@ def ends(summaries, path, title, subtitle):
     save(figure, path)
 
 
-def batch_sizes(lines, metric, path, title, subtitle):
-    """Draw a metric against the size of the batch.
+def along(axis, lines, metric, path, title, subtitle, split="validation"):
+    """Draw a metric against the size of the batch, or an option of the problem.
 
     Args:
+        axis: What is under the panel.
         lines: For each label a dict from the size to a learning rate and an array of values.
         metric: A `Metric`.
         path: Of the PNG file.
@@ -121,7 +122,9 @@ def batch_sizes(lines, metric, path, title, subtitle):
         panel.set_xticks(sorted({size for line in drawn for size in line.x}))
         panel.xaxis.set_major_formatter(ScalarFormatter())
 
-    name, axis = f"validation {metric.title}", "examples per batch"
+        panel.minorticks_off()
+
+    name = f"{split} {metric.title}"
     _against(axis, drawn, metric, name, horizontal, path, title, subtitle)
 
 

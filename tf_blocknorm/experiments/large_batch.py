@@ -28,7 +28,7 @@ def run(arguments, argv, console):
     given = {**given, "problem": arguments.network, "seeds": arguments.seeds or 1}
     if arguments.network == "mlp":
         given["options"] = {"depth": DEPTH, **arguments.options}
-    if not (arguments.epochs or arguments.quick):
+    if not (arguments.epochs or arguments.updates or arguments.quick):
         given["epochs"] = EPOCHS
     session = Session(argparse.Namespace(**given), argv, console, "validation")
     session.common |= {"batch_size": TUNED_AT, "warmup": WARMUP}
@@ -49,12 +49,12 @@ def run(arguments, argv, console):
     summaries = session.summaries()
     if summaries:
         stem = f"large-batch-{session.name}"
-        session.save(stem, *table(summaries))
+        session.save(stem, summaries, *table(summaries))
         console.print("(+: rate scaled linearly with the batch; else with its root)", markup=False)
         header, rows = memory(session.problem, session.options, session.data, session.methods)
         console.print(tables.terminal(header, rows))
         records.write_text(f"{session.out}/{stem}-memory.md", tables.markdown(header, rows))
-        title = f"{session.problem.title} on {session.data.name}, {session.epochs} epochs"
+        title = f"{session.title()}, {session.epochs} epochs"
         described = session.problem.described(session.options)
         subtitle = f"{described}; {session.common['dtype_policy']}; warm-up and cosine"
         draw(summaries, f"{session.out}/{stem}.png", title, subtitle)
@@ -68,26 +68,15 @@ def scaled(rate, size, exponent):
 
 
 def curves(summaries):
-    """Return for each method a dict from the size of the batch to the best metrics there.
-
-    Those are the runs, one per seed, of the learning rate that is best on average.
-    """
-    metric = PROBLEMS[summaries[0]["problem"]].metric
-    result = {}
-    for method, group in tables.grouped(summaries, "method").items():
-        result[method] = {}
-        for size, part in sorted(tables.grouped(group, "batch_size").items()):
-            rate = tables.best_rates(part)[method]
-            values = [metric.of(s) for s in part if s["learning_rate"] == rate]
-            result[method][size] = (rate, np.array(values, float))
-    return result
+    """Return for each method a dict from the size of the batch to rate and metrics there."""
+    return tables.best_along(summaries, lambda summary: summary["batch_size"])
 
 
 def draw(summaries, path, title, subtitle):
     """Draw the best metric of each method against the size of the batch."""
     metric = PROBLEMS[summaries[0]["problem"]].metric
     lines = {RECIPES[name].label: line for name, line in curves(summaries).items()}
-    figures.batch_sizes(lines, metric, path, title, subtitle)
+    figures.along("examples per batch", lines, metric, path, title, subtitle)
 
 
 def table(summaries):
@@ -104,7 +93,6 @@ def table(summaries):
                 continue
             rate, values = line[size]
             linear = size != TUNED_AT and rate == scaled(tuned, size, SCALINGS["linear"])
-            values = [None if np.isnan(value) else value for value in values]
             cells.append(tables.spread(values, metric.factor, metric.form) + " +" * linear)
         rows.append([RECIPES[method].label, "" if tuned is None else f"{tuned:g}", *cells])
     return ["method", f"rate at {TUNED_AT}", *map(str, sizes)], rows

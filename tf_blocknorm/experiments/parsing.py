@@ -46,8 +46,9 @@ def parser():
             name,
             help=text,
             description=text[0].upper() + text[1:] + ".",
-            epilog="Finished runs are kept in DIR and not repeated. After Ctrl-C, the same command "
-            "goes on where it was.",
+            epilog="One of the problem's options may get several values, as in `--depth 6 12 30`: "
+            "then methods are compared at each. Finished runs are kept in DIR and not repeated. "
+            "After Ctrl-C, the same command goes on where it was.",
             allow_abbrev=False,
         )
         _add_problem(command, *([QUADRATIC, LARGE_BATCH] if name == "run" else []))
@@ -62,11 +63,18 @@ def parser():
         command.add_argument(
             "--seeds", type=_whole(1), metavar="N", help="runs per method (default: 3)"
         )
-        command.add_argument(
+        length = command.add_mutually_exclusive_group()
+        length.add_argument(
             "--epochs",
             type=_whole(1),
             metavar="N",
             help="passes over the training data (default: fitting the problem and the data)",
+        )
+        length.add_argument(
+            "--updates",
+            type=_whole(1),
+            metavar="N",
+            help="as many epochs as come closest to N updates",
         )
         command.add_argument(
             "--dtype-policy",
@@ -90,11 +98,17 @@ def parser():
                 metavar="PROBLEM",
                 help=f"what `{LARGE_BATCH}` trains: {', '.join(PROBLEMS)} (default: mlp)",
             )
-            command.add_argument(
+            rates = command.add_mutually_exclusive_group()
+            rates.add_argument(
                 "--learning-rate",
                 type=_rate,
                 metavar="RATE",
                 help="for every method, instead of the tuned ones",
+            )
+            rates.add_argument(
+                "--sweep",
+                metavar="FILE",
+                help="each method at its best rate in this file, which `sweep` wrote",
             )
         command.add_argument(
             "--quick", action="store_true", help="a look: one seed, a sixth of the epochs"
@@ -127,7 +141,7 @@ def _add_problem(command, *more):
         "need no network)",
     )
     for option, text in OPTIONS.items():
-        command.add_argument(f"--{option}", type=_whole(1), metavar="N", help=text)
+        command.add_argument(f"--{option}", type=_whole(1), nargs="+", metavar="N", help=text)
     command.add_argument(
         "--out", default="runs", metavar="DIR", help="where everything goes (default: runs)"
     )

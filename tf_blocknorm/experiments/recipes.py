@@ -258,7 +258,8 @@ def tuning(problem, data, options_changed):
         if found is None:
             raise ExperimentError(
                 f"There are no tuned rates for `{problem}`: give one with --learning-rate, or find "
-                f"each method's best with `tf-blocknorm sweep {problem}`."
+                f"each method's best with `tf-blocknorm sweep {problem}`, and give its file with "
+                "--sweep."
             )
         sentence = f"none on {data}; the learning rates were tuned on mnist (see `sweep`)"
     if options_changed:

@@ -3,6 +3,7 @@
 import math
 import statistics
 
+import numpy as np
 import rich.box
 import rich.table
 
@@ -32,19 +33,19 @@ def by_method(summaries):
 
 
 def by_rate(summaries):
-    """Return header and rows: one row per learning rate, one column per method."""
+    """Return header and rows: one row per method, one column per learning rate."""
     metric = PROBLEMS[summaries[0]["problem"]].metric
     best = best_rates(summaries)
-    methods = grouped(summaries, "method")
+    rates = sorted({summary["learning_rate"] for summary in summaries})
     rows = []
-    for rate in sorted({summary["learning_rate"] for summary in summaries}):
+    for method, group in grouped(summaries, "method").items():
         cells = []
-        for method, group in methods.items():
+        for rate in rates:
             values = [metric.of(s) for s in group if s["learning_rate"] == rate]
             mark = " *" if best[method] == rate else ""
             cells.append(spread(values, metric.factor, metric.form) + mark if values else "")
-        rows.append([f"{rate:g}", *cells])
-    return ["rate", *(RECIPES[method].label for method in methods)], rows
+        rows.append([RECIPES[method].label, *cells])
+    return ["method", *(f"{rate:g}" for rate in rates)], rows
 
 
 def best_rates(summaries):
@@ -63,6 +64,23 @@ def best_rates(summaries):
     }
 
 
+def best_along(summaries, place):
+    """Return for each method a dict from `place(summary)` to the best rate there and its metrics.
+
+    The best one on average; its metrics are an array of one per seed, NaN where training diverged.
+    """
+    metric = PROBLEMS[summaries[0]["problem"]].metric
+    result = {}
+    for method, group in grouped(summaries, "method").items():
+        result[method] = {}
+        for where in sorted({place(summary) for summary in group}):
+            part = [summary for summary in group if place(summary) == where]
+            rate = best_rates(part)[method]
+            values = [metric.of(s) for s in part if s["learning_rate"] == rate]
+            result[method][where] = (rate, np.array(values, float))
+    return result
+
+
 def grouped(summaries, key):
     """Return the summaries in lists by the value of a key, in order of appearance."""
     groups = {}
@@ -72,8 +90,8 @@ def grouped(summaries, key):
 
 
 def spread(values, factor, form, unit=""):
-    """Return "mean ± standard deviation", or that something diverged."""
-    if None in values:
+    """Return "mean ± standard deviation", or that something diverged (None or NaN)."""
+    if any(value is None or math.isnan(value) for value in values):
         return "diverged"
     mean = form.format(factor * statistics.fmean(values))
     if len(values) == 1:
@@ -82,12 +100,12 @@ def spread(values, factor, form, unit=""):
 
 
 def terminal(header, rows):
-    """Return a table for `rich`."""
+    """Return a table for `rich`; what stands in brackets goes below."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(row[0], *(cell.replace(" (", "\n(") for cell in row[1:]))
     return table
 
 
