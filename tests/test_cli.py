@@ -264,6 +264,11 @@ def test_a_sweep_and_a_run_over_depths(npz, tmp_path, capsys, not_trained):
     assert {run["split"] for run in runs} == {"test"}
     assert len(runs) == 12
 
+    argv = ["run", "mlp", "--data", npz, "--depth", "1", "4", "--out", str(tmp_path / "new")]
+    assert cli.main([*argv, "--methods", "SGD", "--sweep", swept]) == 2
+    assert "there is no sweep of SGD for mlp (depth 4)" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists(), "nothing is trained before all rates are known"
+
 
 def test_a_run_at_the_rates_of_a_sweep(npz, tmp_path, capsys, not_trained):
     common = ["mlp", "--data", npz, "--out", str(tmp_path), "--methods"]

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import functools
 
 from tf_blocknorm.experiments import figures, tables
 from tf_blocknorm.experiments.commands import Session, plan, try_rates, tune
@@ -14,26 +15,21 @@ from tf_blocknorm.experiments.recipes import RECIPES
 def run(arguments, argv, console):
     """Train at all values, print the table and save it and the figure; return the exit code."""
     option, values = arguments.series
-    is_sweep, sessions, code = arguments.command == "sweep", [], 0
+    planned, code = [], 0
+    for value in values:
+        options = {**arguments.options, option: value}
+        at_value = argparse.Namespace(**{**vars(arguments), "options": options})
+        planned.append(_plan(at_value, argv, console))
+    sessions = [session for session, _ in planned]
     try:
-        for value in values:
-            options = {**arguments.options, option: value}
-            at_value = argparse.Namespace(**{**vars(arguments), "options": options})
-            session = Session(at_value, argv, console, "validation" if is_sweep else "test")
-            sessions.append(session)
-            if not is_sweep:
-                session.introduce(plan(session, at_value))
-                session.train()
-            elif arguments.rates:
-                try_rates(session, arguments.rates)
-            else:
-                tune(session)
+        for session, train in planned:
+            train(session)
     except KeyboardInterrupt:
-        sessions[-1].interrupted()
+        session.interrupted()
         code = 130
     first, finished = sessions[0], [s for session in sessions for s in session.summaries()]
     if finished:
-        stem = f"{'sweep-' * is_sweep}{first.name}-{option}s"
+        stem = f"{_prefix(arguments)}{first.name}-{option}s"
         first.save(stem, finished, *table(finished, option))
         console.print("(in brackets: the learning rate)", markup=False)
         fixed = {name: n for name, n in first.options.items() if name != option}
@@ -41,6 +37,30 @@ def run(arguments, argv, console):
         draw(finished, option, f"{first.out}/{stem}.png", first.title(), subtitle)
         first.written(stem)
     return code
+
+
+def _plan(arguments, argv, console):
+    """Return the session at one value, and the function of it that trains."""
+    if arguments.command == "sweep":
+        session = Session(arguments, argv, console, "validation")
+        if arguments.rates:
+            return session, functools.partial(try_rates, rates=arguments.rates)
+        return session, tune
+    session = Session(arguments, argv, console, "test")
+    # Before any training: a rate may be missing.
+    effort = plan(session, arguments)
+
+    def train(session):
+        session.introduce(effort)
+        session.train()
+
+    return session, train
+
+
+def _prefix(arguments):
+    if arguments.command == "run":
+        return ""
+    return "rates-" if arguments.rates else "sweep-"
 
 
 def varied(summaries):
