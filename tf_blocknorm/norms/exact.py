@@ -80,19 +80,25 @@ def split(vector, blocks):
     return [ops.reshape(piece, block.shape) for piece, block in zip(pieces, blocks)]
 
 
-def inside_xla(tensor=None):
-    """Whether what is computed now, on JAX: from this tensor, will be compiled by XLA."""
+def inside_xla():
+    """Whether what is computed now will be compiled by XLA."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
         from tensorflow.python.ops import control_flow_util
 
         graph = tf.compat.v1.get_default_graph()
         return control_flow_util.GraphOrParentsInXlaContext(graph)
-    if keras.backend.backend() == "jax":
-        import jax
+    return keras.backend.backend() == "jax"
 
-        return tensor is None or isinstance(tensor, jax.core.Tracer)
-    return False
+
+def _on_jax_at_once():
+    """Whether this is JAX outside of all its transformations."""
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    # Not a question to a gradient: a constant one may be known also inside a condition.
+    return not isinstance(jax.numpy.zeros(()), jax.core.Tracer)
 
 
 def _fused():
@@ -139,7 +145,8 @@ def _measure(blocks, norm, keep=True):
             for block, factor in zip(blocks, split(factors, blocks))
         ]
 
-    if inside_xla(blocks[0].tensors[0]):
+    at_once = _on_jax_at_once()
+    if inside_xla() and not at_once:
         # Both looks by the same piece of code: XLA compiles two copies of a sum in two ways.
         def look(looks_left, factors, _):
             sizes = sizes_of(scaled(factors))
@@ -168,7 +175,7 @@ def _measure(blocks, norm, keep=True):
     # 2**126.
     usual = ops.all(ops.equal(factors, 1.0))
     # Of values that are known, JAX would compile a condition anew at every call.
-    cond = _choose if keras.backend.backend() == "jax" else ops.cond
+    cond = _choose if at_once else ops.cond
     tensors, sizes = cond(usual, lambda: (kept(blocks), sizes), look_again)
     scaled_blocks = [Block(x, block.per_unit) for x, block in zip(tensors, blocks)]
     return scaled_blocks or None, sizes, factors
