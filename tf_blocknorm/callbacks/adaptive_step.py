@@ -130,12 +130,7 @@ class _Rule(taps.Tap):
 
     def create(self, add, variables):
         self.partition = Partition(variables, self.options.block)
-        averages = [
-            name and add(f"average_{index}", like=variable)
-            for index, (name, variable) in enumerate(zip(self.partition.names, variables))
-        ]
-        lengths = add("average_length", (len(self.partition.labels),))
-        self.past = agreement.Past(averages, lengths)
+        self.past = agreement.Past.create(self.partition, variables, add)
         # Sum and number of the cosines since the last change, and updates since then.
         self.total, self.count, self.updates = (
             add("total", ()),

@@ -52,14 +52,10 @@ class Correlations(taps.Tap):
     def create(self, add, variables):
         vectors = [len(v.shape) < 2 for v in variables]
         self.partition = Partition(variables, "variable", None if all(vectors) else vectors)
-        previous = [
-            name and add("previous", like=v) for name, v in zip(self.partition.names, variables)
-        ]
-        lengths = add("previous_length", (len(self.partition.labels),))
         return {
             "updates": add("updates", (), "int32"),
             "values": add("values", (self.steps,)),
-            "previous": agreement.Past(previous, lengths),
+            "previous": agreement.Past.create(self.partition, variables, add),
         }
 
     def after_step(self, gradients, variables, learning_rate, before):

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from tf_blocknorm import norms
-from tf_blocknorm.norms.exact import inside_xla
+from tf_blocknorm.norms.modes import inside_xla
 from tf_blocknorm.optimizers import taps
 from tf_blocknorm.optimizers.partition import Partition
 

@@ -30,7 +30,6 @@ measured and divided in float32; float64 stays float64.
 from tf_blocknorm.norms.exact import (
     Block,
     dot,
-    inside_xla,
     join,
     norm,
     normalize,
@@ -41,6 +40,7 @@ from tf_blocknorm.norms.exact import (
     unit,
     unmultiplied,
 )
+from tf_blocknorm.norms.modes import inside_xla
 from tf_blocknorm.norms.sizes import get, names
 
 __all__ = [

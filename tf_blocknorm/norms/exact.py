@@ -7,6 +7,7 @@ import math
 import keras
 from keras import ops
 
+from tf_blocknorm.norms.modes import cond, fused_reductions, inside_xla, on_jax_at_once
 from tf_blocknorm.norms.sizes import count, get
 
 
@@ -80,40 +81,6 @@ def split(vector, blocks):
     return [ops.reshape(piece, block.shape) for piece, block in zip(pieces, blocks)]
 
 
-def inside_xla():
-    """Whether what is computed now will be compiled by XLA."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-        from tensorflow.python.ops import control_flow_util
-
-        graph = tf.compat.v1.get_default_graph()
-        return control_flow_util.GraphOrParentsInXlaContext(graph)
-    return keras.backend.backend() == "jax"
-
-
-def _on_jax_at_once():
-    """Whether this is JAX outside of all its transformations."""
-    if keras.backend.backend() != "jax":
-        return False
-    import jax
-
-    # Not a question to a gradient: a constant one may be known also inside a condition.
-    return not isinstance(jax.numpy.zeros(()), jax.core.Tracer)
-
-
-def _fused():
-    """The module of fused reductions where they can be used, or None."""
-    if keras.backend.backend() == "torch":
-        from tf_blocknorm.norms import fused_torch
-
-        return fused_torch
-    if inside_xla():
-        return None
-    from tf_blocknorm.norms import fused_tensorflow as fused
-
-    return fused
-
-
 def _measure(blocks, norm, keep=True):
     """The blocks, each brought by a power of two into the range of safe squares, and their sizes.
 
@@ -125,7 +92,7 @@ def _measure(blocks, norm, keep=True):
     blocks, dtype = _in_one_dtype(blocks)
     limits = _LIMITS[dtype]
 
-    fused = _fused()
+    fused = fused_reductions()
 
     def sizes_of(blocks):
         found = fused and fused.sizes(blocks, norm)
@@ -145,8 +112,7 @@ def _measure(blocks, norm, keep=True):
             for block, factor in zip(blocks, split(factors, blocks))
         ]
 
-    at_once = _on_jax_at_once()
-    if inside_xla() and not at_once:
+    if inside_xla() and not on_jax_at_once():
         # Both looks by the same piece of code: XLA compiles two copies of a sum in two ways.
         def look(looks_left, factors, _):
             sizes = sizes_of(scaled(factors))
@@ -174,15 +140,9 @@ def _measure(blocks, norm, keep=True):
     # would merge it with the division into one factor, which is subnormal for entries beyond
     # 2**126.
     usual = ops.all(ops.equal(factors, 1.0))
-    # Of values that are known, JAX would compile a condition anew at every call.
-    cond = _choose if at_once else ops.cond
     tensors, sizes = cond(usual, lambda: (kept(blocks), sizes), look_again)
     scaled_blocks = [Block(x, block.per_unit) for x, block in zip(tensors, blocks)]
     return scaled_blocks or None, sizes, factors
-
-
-def _choose(condition, then, otherwise):
-    return then() if condition else otherwise()
 
 
 def of_ones(norm, block):
@@ -230,7 +190,7 @@ def normalize(blocks, norm, epsilon=0.0, lengths=None):
 
 def dot(block, other):
     """The sum of the products of two blocks' entries: a scalar, or a vector with one per unit."""
-    fused, pairs = _fused(), list(zip(block.tensors, other.tensors))
+    fused, pairs = fused_reductions(), list(zip(block.tensors, other.tensors))
     if fused and not block.per_unit:
         products = [fused.dot(x, ops.cast(y, x.dtype)) for x, y in pairs]
     else:
@@ -240,7 +200,7 @@ def dot(block, other):
 
 def sum_of_squares(x, axes):
     """The sum of a tensor's squares over some axes, which stay with size 1."""
-    fused = _fused()
+    fused = fused_reductions()
     return fused.sum_of_squares(x, axes) if fused else ops.sum(ops.square(x), axes, keepdims=True)
 
 

@@ -20,6 +20,13 @@ class Past(NamedTuple):
     averages: list
     lengths: Any
 
+    @classmethod
+    def create(cls, partition, variables, add):
+        """The state of a tap: `add(name, shape, like=variable)` makes a variable of zeros."""
+        pairs = enumerate(zip(partition.names, variables))
+        averages = [name and add(f"average_{index}", like=v) for index, (name, v) in pairs]
+        return cls(averages, add("average_length", (len(partition.labels),)))
+
 
 def compare(partition, indices, gradients, past, decay, assign):
     """Compare gradients with the average direction of the past, and add them to it.
