@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks import measure
 from benchmarks.models import gradients
 from benchmarks.prepared import Prepared, size_of
 
@@ -52,9 +53,7 @@ class Runner:
         def loop():
             return tf.while_loop(lambda i: i < steps, body, [0], parallel_iterations=1)
 
-        began = time.perf_counter()
-        loop.get_concrete_function()
-        traced = time.perf_counter() - began
+        traced = measure.timed_alone(loop.get_concrete_function)
         return _prepared(lambda: loop()[0].numpy(), steps, optimizer, built, traced)
 
     def train(self, make):

@@ -7,7 +7,7 @@ import math
 import keras
 from keras import ops
 
-from tf_blocknorm.norms.modes import cond, fused_reductions, inside_xla, on_jax_at_once
+from tf_blocknorm.norms.modes import cond, fused_reductions, inside_xla, on_jax_at_once, total
 from tf_blocknorm.norms.sizes import count, get
 
 
@@ -194,7 +194,7 @@ def dot(block, other):
     if fused and not block.per_unit:
         products = [fused.dot(x, ops.cast(y, x.dtype)) for x, y in pairs]
     else:
-        products = [ops.sum(x * ops.cast(y, x.dtype), block.axis) for x, y in pairs]
+        products = [total(x * ops.cast(y, x.dtype), block.axis) for x, y in pairs]
     return sum(products[1:], products[0])
 
 

@@ -5,6 +5,7 @@ import math
 
 from keras import ops
 
+from tf_blocknorm.norms.modes import total
 from tf_blocknorm.saving import is_registered
 
 # A spread below this fraction of the rms is rounding noise of a constant gradient, not a spread.
@@ -12,7 +13,7 @@ _FLAT = 1e-6
 
 
 def _sum(function, tensors, axis):
-    return functools.reduce(ops.add, [ops.sum(function(x), axis=axis) for x in tensors])
+    return functools.reduce(ops.add, [total(function(x), axis) for x in tensors])
 
 
 def count(tensors, axis):
@@ -62,7 +63,9 @@ def avg_l1(tensors, axis=None):
 
 def largest(tensors, axis=None):
     """Largest absolute value."""
-    return _nan_where_broken(_maximum([ops.abs(x) for x in tensors], axis), tensors, axis)
+    # Not the maximum of absolute values, which XLA's CPU computes half as fast.
+    size = ops.maximum(_maximum(tensors, axis), ops.negative(_minimum(tensors, axis)))
+    return _nan_where_broken(size, tensors, axis)
 
 
 def min_max(tensors, axis=None):

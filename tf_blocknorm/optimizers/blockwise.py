@@ -151,21 +151,25 @@ class Blockwise(Hooks):
         return self._scratch.fused and FUSED.fits(variable, tensor, *scalars)
 
     def _move_all(self, variables, directions, learning_rate, factors):
-        """The variables minus learning rate times factors (or None) times directions."""
+        """The variables minus learning rate times factors (or None) times directions.
+
+        Returns the operations that do so, for `after`.
+        """
         pairs = [(learning_rate, factor) for factor in factors]
         if self._scratch.fused:
             pairs = FUSED.rates(learning_rate, factors)
-        for variable, direction, (rate, factor) in zip(variables, directions, pairs):
-            self._move(variable, direction, rate, factor)
+        triples = zip(variables, directions, pairs)
+        moves = [self._move(variable, direction, *pair) for variable, direction, pair in triples]
+        return [move for move in moves if move is not None]
 
     def _move(self, variable, direction, learning_rate, factor=None):
         """The variable minus learning rate times factor times direction."""
         if self._fits(variable, direction, learning_rate):
-            FUSED.descend(variable, direction, learning_rate, factor)
-            return
+            return FUSED.descend(variable, direction, learning_rate, factor)
         direction = times(direction, factor)
         step = ops.multiply(ops.cast(learning_rate, direction.dtype), direction)
         self.assign_sub(variable, ops.cast(step, variable.dtype))
+        return None
 
     def _once(self, name, dtype, make):
         """What `make()` returned for the first variable of this dtype in a fused step."""

@@ -169,14 +169,10 @@ class TensorFlowHooks(_CommonHooks):
         if self.decay_is_inside or self.weight_decay is None or tf.distribute.has_strategy():
             super()._apply_weight_decay(variables)
             return
-        kept = {}
-        for variable in variables:
-            if self._use_weight_decay(variable):  # in one pass; Keras takes three
-                if variable.dtype not in kept:
-                    rate = tf.cast(self.learning_rate, variable.dtype)
-                    decay = tf.cast(self.weight_decay, variable.dtype)
-                    kept[variable.dtype] = 1.0 - rate * decay
-                self.assign(variable, variable * kept[variable.dtype])
+        variables = [v for v in variables if self._use_weight_decay(v)]
+        for dtype in dict.fromkeys(v.dtype for v in variables):
+            decay = tf.cast(self.learning_rate, dtype) * tf.constant(self.weight_decay, dtype)
+            FUSED.shrink([v for v in variables if v.dtype == dtype], 1.0 - decay)
 
     def draw(self, distribution, shape):
         import tensorflow as tf
@@ -249,7 +245,7 @@ class TensorFlowHooks(_CommonHooks):
         import tensorflow as tf
 
         possible = not (tf.distribute.has_strategy() or norms.inside_xla())
-        with self._fusing(possible, learning_rate):
+        with self._fusing(possible, learning_rate), together():
             super()._backend_update_step(grads, trainable_variables, learning_rate)
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):

@@ -9,8 +9,11 @@ from keras import ops
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
-from tf_blocknorm.optimizers.kernels import FUSED
+from tf_blocknorm.optimizers.kernels import FUSED, ORDERED, after
 from tf_blocknorm.optimizers.trust import TrustRatio
+
+# Into how many parts an update is divided at most, and how many weights a part has at least.
+_BUNDLES, _LEAST = 8, 2**20
 
 
 @form
@@ -67,7 +70,8 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
     and the scales and offsets of normalisation layers. `None` stands for no variable.
 
     Slots: two tensors per variable and one number per block, its ratio: `trust_ratios`, which
-    `BlockNormMonitor` shows. During an update, the steps of all variables stand beside them.
+    `BlockNormMonitor` shows. During an update the steps stand beside them: on TensorFlow, outside
+    XLA, those of an eighth of the weights (or of the largest block) at a time, elsewhere all.
 
     Differences from other implementations: `keras.optimizers.Lamb` decays the weights before the
     step and outside of the ratio, has a ratio for biases, too, and an epsilon of 1e-7; without
@@ -132,7 +136,8 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
         m, v = self._momenta[index], self._velocities[index]
         g = ops.cast(gradient, variable.dtype)
         if self._fits(variable, g):
-            step = self._fused_direction(index, g, variable)
+            # Not yet where the order of things can be told, so that few exist at a time.
+            step = None if ORDERED else self._fused_direction(index, g, variable)
         else:
             self.assign(m, ops.add(m * self.beta_1, g * (1.0 - self.beta_1)))
             self.assign(v, ops.add(v * self.beta_2, ops.square(g) * (1.0 - self.beta_2)))
@@ -140,7 +145,7 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
             if self.bias_correction:
                 m, v = m / self._correction(self.beta_1, m), v / self._correction(self.beta_2, v)
             step = self._plus_decay(m / (ops.sqrt(v) + self.epsilon), variable)
-        self._scratch.visits.append(Visit(index, variable, step, gradient))
+        self._scratch.visits.append(Visit(index, variable, step, g))
 
     def _fused_direction(self, index, g, variable):
         dtype = keras.backend.standardize_dtype(g.dtype)
@@ -172,13 +177,44 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
 
     def on_updates(self, visits, learning_rate):
         for replica in split_replicas(visits):
-            variables = [visit.variable for visit in replica]
-            steps = [visit.direction for visit in replica]
-            members = self._members(variables)
-            steps, factors, ratios = self._trusted(steps, variables, members)
-            self._move_all(variables, steps, learning_rate, factors)
-        if visits:
-            self._keep(members, ratios)
+            names, ratios, moves = [], [], []
+            for bundle in self._bundles(replica):
+                with after(moves):
+                    members, found, moves = self._move_bundle(bundle, learning_rate)
+                if members:
+                    names += members
+                    ratios.append(found)
+        if visits and names:
+            self._keep(names, ops.concatenate(ratios) if len(ratios) > 1 else ratios[0])
+
+    def _bundles(self, visits):
+        """The visits in parts of whole blocks: where it saves memory, some eight of them."""
+        if not (ORDERED and self._scratch.fused):
+            return [visits]
+        groups = list(self._members([visit.variable for visit in visits]).values())
+        outside = set(range(len(visits))).difference(*groups)
+        groups = sorted([*groups, *([position] for position in outside)])
+        sizes = [math.prod(visit.variable.shape) for visit in visits]
+        bundles, filled, least = [[]], 0, max(sum(sizes) // _BUNDLES, _LEAST)
+        for group in groups:
+            if filled >= least:
+                bundles.append([])
+                filled = 0
+            bundles[-1] += [visits[position] for position in group]
+            filled += sum(sizes[position] for position in group)
+        return bundles
+
+    def _move_bundle(self, visits, learning_rate):
+        variables = [visit.variable for visit in visits]
+        steps = [
+            self._fused_direction(visit.index, visit.gradient, visit.variable)
+            if visit.direction is None
+            else visit.direction
+            for visit in visits
+        ]
+        members = self._members(variables)
+        steps, factors, ratios = self._trusted(steps, variables, members)
+        return members, ratios, self._move_all(variables, steps, learning_rate, factors)
 
     def _trusted(self, steps, variables, members):
         """The steps, the factors that make them theirs times trust ratios, and these ratios."""

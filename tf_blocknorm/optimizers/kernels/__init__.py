@@ -3,6 +3,7 @@
 `FUSED` is the module with the fused operations of the backend that Keras runs on, or None: on JAX
 the compiler fuses the rules as they are written. Whether a step can use them is for the hooks to
 say (`_scratch.fused`), whether a variable can, for `fits`. They are asked for inside `together()`.
+Where they are `ORDERED`, what is asked for inside `after(operations)` waits for these.
 """
 
 import contextlib
@@ -21,3 +22,5 @@ else:
     FUSED = None
 
 together = getattr(FUSED, "together", contextlib.nullcontext)
+ORDERED = hasattr(FUSED, "after")
+after = FUSED.after if ORDERED else contextlib.nullcontext

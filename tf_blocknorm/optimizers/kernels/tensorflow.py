@@ -5,6 +5,10 @@ in it: the unit gradient itself is never written to memory. Outside XLA only, wh
 formulas as well; and on one replica, as they need the variable itself.
 """
 
+import contextlib
+import math
+import threading
+
 import tensorflow as tf
 from tensorflow.python.eager import context
 
@@ -14,12 +18,48 @@ __all__ = [
     "adam",
     "adam_direction",
     "adam_scalars",
+    "after",
     "descend",
     "fits",
     "heavy_ball",
     "rates",
+    "shrink",
+    "together",
     "velocity",
 ]
+
+after = tf.control_dependencies
+_local = threading.local()
+
+
+class _Turns:
+    """At most four large variables have a temporary tensor at a time, where all of them could.
+
+    What a step needs beside its slots does not grow with the network then; nor does it take longer.
+    """
+
+    _at_once, _large = 4, 2**18
+
+    def __init__(self):
+        self._made = []
+
+    @contextlib.contextmanager
+    def one_of(self, variable):
+        """Gives a function that is to be told the operation at the end of it."""
+        large = math.prod(variable.shape) >= self._large
+        full = large and len(self._made) >= self._at_once
+        with tf.control_dependencies(self._made[-self._at_once :][:1] if full else []):
+            yield self._made.append if large else lambda operation: None
+
+
+@contextlib.contextmanager
+def together():
+    """Inside, variables take turns."""
+    _local.turns = _Turns()
+    try:
+        yield
+    finally:
+        _local.turns = None
 
 
 def _scalar(value, like):
@@ -42,9 +82,18 @@ def _absorb(tensor, rate, factor):
 
 
 def descend(variable, direction, rate, factor=None):
-    """Variable -= rate * factor * direction."""
+    """Variable -= rate * factor * direction; the operation."""
     direction, rate = _absorb(direction, rate, factor)
-    tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=direction)
+    return tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=direction)
+
+
+def shrink(variables, factor):
+    """Variables *= factor, in one pass; Keras takes three."""
+    turns = _Turns()
+    for variable in variables:
+        with turns.one_of(variable) as took:
+            value = variable * factor
+            took(tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value))
 
 
 def velocity(variable, slot, gradient, momentum, rate, factor=None, nesterov=False):
@@ -76,9 +125,11 @@ def adam(
     variable, m, v, gradient, factor, beta_1, beta_2, epsilon, rate, powers=(0.0, 0.0), v_hat=None
 ):
     """Adam as Keras has it; `powers` are those of the betas, 0 for no bias correction."""
-    if factor is not None:
-        gradient = gradient * tf.cast(factor, gradient.dtype)
-    _apply_adam(variable.handle, m, v, gradient, beta_1, beta_2, epsilon, rate, powers, v_hat)
+    with _local.turns.one_of(variable) as took:
+        if factor is not None:
+            gradient = gradient * tf.cast(factor, gradient.dtype)
+        arguments = gradient, beta_1, beta_2, epsilon, rate, powers, v_hat
+        took(_apply_adam(variable.handle, m, v, *arguments))
 
 
 def _apply_adam(handle, m, v, gradient, beta_1, beta_2, epsilon, rate, powers=(0, 0), v_hat=None):
@@ -95,9 +146,8 @@ def _apply_adam(handle, m, v, gradient, beta_1, beta_2, epsilon, rate, powers=(0
         "grad": gradient,
     }
     if v_hat is None:
-        tf.raw_ops.ResourceApplyAdam(**arguments)
-    else:
-        tf.raw_ops.ResourceApplyAdamWithAmsgrad(vhat=v_hat.handle, **arguments)
+        return tf.raw_ops.ResourceApplyAdam(**arguments)
+    return tf.raw_ops.ResourceApplyAdamWithAmsgrad(vhat=v_hat.handle, **arguments)
 
 
 def adam_direction(m, v, gradient, beta_1, beta_2, epsilon, rate, start=None):
