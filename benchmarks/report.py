@@ -19,6 +19,7 @@ RIVALS = (
     ("JAX", "JAX"),
     ("TensorFlow graph", "torch"),
     ("TensorFlow XLA", "torch"),
+    ("torch", "torch"),
 )
 
 

@@ -1,5 +1,6 @@
 """How optimizers are run on torch: Keras's forms, torch's own fused ones, and others' packages."""
 
+import contextlib
 import functools
 import gc
 import importlib
@@ -25,19 +26,22 @@ PEERS = (
     ("torch foreach", "adamw", lambda p: torch.optim.AdamW(p, RATE, foreach=True)),
     ("torch fused", "adamw", lambda p: torch.optim.AdamW(p, RATE, fused=True)),
 )
-# The first of these that is installed; they call the classes alike.
+# Those of these that are installed; they call the classes alike.
 PACKAGES = ("pytorch_optimizer", "torch_optimizer")
 CLASSES = (("novograd", "NovoGrad", {}), ("lars", "LARS", {"momentum": 0.9}), ("lamb", "Lamb", {}))
 
 
-def package():
-    """Return the first of `PACKAGES` that is installed, or None."""
+def others():
+    """Return name, rule and a function of the weights that makes it, of all that others have."""
+    found = []
     for name in PACKAGES:
-        try:
-            return importlib.import_module(name)
-        except ImportError:
-            continue
-    return None
+        with contextlib.suppress(ImportError):
+            package = importlib.import_module(name)
+            found += [
+                (name, rule, functools.partial(getattr(package, cls), lr=RATE, **options))
+                for rule, cls, options in CLASSES
+            ]
+    return found
 
 
 class Runner:
@@ -65,12 +69,6 @@ class Runner:
 
     def peers(self):
         """Return name, rule and a function of `steps` that prepares it, for each of torch's."""
-        found, others = list(PEERS), package()
-        if others is not None:
-            found += [
-                (others.__name__, rule, functools.partial(getattr(others, cls), lr=RATE, **options))
-                for rule, cls, options in CLASSES
-            ]
 
         def preparing(make):
             def prepare(steps):
@@ -87,6 +85,7 @@ class Runner:
 
             return prepare
 
+        found = (*PEERS, *others())
         return [(f"{name} {rule}", rule, preparing(make)) for name, rule, make in found]
 
     def forget(self):

@@ -1,6 +1,7 @@
-"""JAX: the rows on two devices with keras.distribution, and in two processes."""
+"""JAX: what is compiled; the rows on two devices with keras.distribution, and in two processes."""
 
 import os
+import re
 
 import input_problems
 import jax
@@ -14,11 +15,56 @@ from cases_inputs import PARTS as INPUT_PARTS
 from cases_inputs import TABLE as INPUT_TABLE
 from test_parity import assert_equal
 
+import tf_blocknorm as tfb
+
 STEPS = 6
 
 
 def test_there_are_two_devices():
     assert len(jax.devices()) == 2
+
+
+MADE = {
+    "sgd": lambda: tfb.BlockNormSGD(weight_decay=0.1),
+    "max": lambda: tfb.BlockNormSGD(norm="max"),
+    "momentum": lambda: tfb.BlockNormSGD(momentum=0.9, nesterov=True),
+    "update": lambda: tfb.BlockNormSGD(momentum=0.9, normalize="update"),
+    "relative": lambda: tfb.BlockNormSGD(scale="parameter", noise=0.1),
+    "layers": lambda: tfb.BlockNormAdam(block="model"),
+    "adamw": lambda: tfb.BlockNormAdamW(amsgrad=True),
+    "rmsprop": lambda: tfb.BlockNormRMSprop(),
+    "adagrad": lambda: tfb.BlockNormAdagrad(),
+    "novograd": lambda: tfb.NovoGrad(),
+    "lars": lambda: tfb.LARS(),
+    "lamb": lambda: tfb.LAMB(),
+    "insgd": lambda: tfb.INSGD(powers=[(".", 100.0)]),
+    "adaptive": lambda: tfb.AdaptiveBlockNormSGD(),
+    "adaptive momentum": lambda: tfb.AdaptiveBlockNormSGD(momentum=0.5, average=0.5),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_step_copies_nothing_and_is_compiled_once(name):
+    rng = np.random.default_rng(0)
+    shapes = [(96, 160), (160,), (160, 64)]
+    variables = [keras.Variable(rng.normal(size=shape)) for shape in shapes]
+    optimizer = MADE[name]()
+    optimizer.build(variables)
+    gradients = [jax.numpy.asarray(rng.normal(size=s), "float32") for s in shapes]
+    # What is donated is gone, and the variables are to stay.
+    held = jax.tree.map(
+        jax.numpy.copy, ([v.value for v in variables], [v.value for v in optimizer.variables])
+    )
+
+    def step(weights, state, gradients):
+        return optimizer.stateless_apply(state, gradients, weights)
+
+    step = jax.jit(step, donate_argnums=(0, 1))
+    compiled = step.lower(*held, gradients).compile().as_text()
+    assert re.findall(r"= f32\[(?:96,160|160,64)\]\S* copy\(", compiled) == []
+    for _ in range(3):
+        held = step(*held, gradients)
+    assert step._cache_size() == 1
 
 
 def data_parallel():

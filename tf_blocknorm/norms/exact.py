@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from tf_blocknorm.norms.modes import cond, fused_reductions, inside_xla, on_jax_at_once, total
-from tf_blocknorm.norms.sizes import count, get
+from tf_blocknorm.norms.sizes import DROP_NANS, count, get, nan_if_broken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +94,22 @@ def _measure(blocks, norm, keep=True):
 
     fused = fused_reductions()
 
-    def sizes_of(blocks):
-        found = fused and fused.sizes(blocks, norm)
+    def each(function, blocks):
+        return join([function(block.tensors, block.axis) for block in blocks])
+
+    def sizes_of(made, factors=None):
+        found = fused and fused.sizes(made, norm)
         if found is not None:
             return found
-        function = get(norm)
-        return join([function(block.tensors, block.axis) for block in blocks])
+        if norm == "max" and factors is not None:
+            # XLA's maximum is fast of what lies in memory only.
+            found = ops.multiply(each(get(norm), blocks), factors)
+        else:
+            found = each(get(norm), made)
+        if norm in DROP_NANS:
+            broken = ops.isnan(each(nan_if_broken, made))
+            found = ops.where(broken, ops.full_like(found, float("nan")), found)
+        return found
 
     def factors_for(sizes):
         # Not `sizes > high`: a NaN may be the overflow of a finite gradient.
@@ -115,7 +125,7 @@ def _measure(blocks, norm, keep=True):
     if inside_xla() and not on_jax_at_once():
         # Both looks by the same piece of code: XLA compiles two copies of a sum in two ways.
         def look(looks_left, factors, _):
-            sizes = sizes_of(scaled(factors))
+            sizes = sizes_of(scaled(factors), factors)
             first = ops.equal(looks_left, 2)
             factors = ops.where(first, factors_for(sizes), factors)
             again = ops.logical_and(first, ops.any(ops.not_equal(factors, 1.0)))

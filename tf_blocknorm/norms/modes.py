@@ -35,7 +35,7 @@ def total(x, axis=None):
     if axis is None and len(x.shape) > 1 and on_tensorflow and inside_xla():
         from tensorflow.compiler.tf2xla.python import xla
 
-        (x,) = xla.optimization_barrier([ops.sum(x, axis=-1)])
+        (x,) = xla.optimization_barrier(ops.sum(x, axis=-1))
     return ops.sum(x, axis=axis)
 
 

@@ -64,6 +64,9 @@ def compare(partition, indices, gradients, past, decay, assign):
     own = partition.scatter(members, ops.cast(own, all_lengths.dtype))
     assign(past.lengths, ops.where(partition.mask(members), own, all_lengths))
 
+    # No length is negative; but so the averages change after the products, which XLA on JAX would
+    # copy them for.
+    inverses = ops.where(lengths < 0, products, inverses)
     for group, block, inverse in zip(groups, scaled, norms.split(inverses, scaled)):
         for position, direction in zip(group, block.tensors):
             slot = slots[position]

@@ -26,6 +26,7 @@ __all__ = [
     "velocity",
 ]
 
+_ENOUGH = 2**21  # entries
 _local = threading.local()
 
 
@@ -37,9 +38,22 @@ def together():
         yield
         with torch.no_grad():
             for (function, options, _, _), rows in waiting.items():
-                function(*map(list, zip(*rows)), *options)
+                for part in _parts(rows):
+                    function(*map(list, zip(*part)), *options)
     finally:
         _local.waiting = None
+
+
+def _parts(rows):
+    """The rows in turns, so that temporary tensors find the memory of those before in the cache."""
+    parts, filled = [[]], 0
+    for row in rows:
+        if filled >= _ENOUGH:
+            parts.append([])
+            filled = 0
+        parts[-1].append(row)
+        filled += row[0].numel()
+    return parts
 
 
 def _later(function, tensors, options=()):
