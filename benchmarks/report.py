@@ -1,6 +1,6 @@
 """Tables of a result: what was asked for and whether it holds, then all times."""
 
-from benchmarks.contenders import BY_NAME, CONTENDERS
+from benchmarks.contenders import BY_NAME, CONTENDERS, streams_of
 from tf_blocknorm.experiments import tables as forms
 
 OURS = tuple(contender for contender in CONTENDERS if contender.targets)
@@ -102,9 +102,11 @@ def _ratios(jobs):
             ratio = record(jobs, f"tensorflow-{problem}-{mode}", "update", ours.name).get("ratio")
             target = asked(ours, problem, mode)
             cells.append(_judged(ratio["median"], target, _quartiles(ratio)) if ratio else "")
-        rows.append([ours.name, ours.reference, *cells])
-    header = ["", "against", *(f"{p}, {m.replace('xla', 'XLA')}" for p, m in places)]
-    return header, [row for row in rows if any(row[2:])]
+        if any(cells):
+            streams = f"{ours.streams} / {BY_NAME[ours.reference].streams}"
+            rows.append([ours.name, ours.reference, streams, *cells])
+    header = ["", "against", "numbers to move", *(f"{p}, {m.replace('xla', 'XLA')}" for p, m in places)]
+    return header, rows
 
 
 def _others(jobs, what, problems):
@@ -174,10 +176,11 @@ def _peers(jobs, problem):
             cells.append(
                 _judged(entry["milliseconds"]["median"] / min(times), PEERS) if done else ""
             )
-        rows.append([ours.name, *cells])
+        if any(cells):
+            rows.append([ours.name, f"{ours.streams} / {streams_of(ours.rule)}", *cells])
     names = {"JAX": "optax", "torch": "best of torch"}
-    header = ["", *(f"{own} / {names[theirs]}" for own, theirs in RIVALS)]
-    return header, [row for row in rows if any(row[1:])]
+    header = ["", "numbers to move", *(f"{own} / {names[theirs]}" for own, theirs in RIVALS)]
+    return header, rows
 
 
 def _times(jobs, problem, what):
