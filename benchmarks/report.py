@@ -105,7 +105,12 @@ def _ratios(jobs):
         if any(cells):
             streams = f"{ours.streams} / {BY_NAME[ours.reference].streams}"
             rows.append([ours.name, ours.reference, streams, *cells])
-    header = ["", "against", "numbers to move", *(f"{p}, {m.replace('xla', 'XLA')}" for p, m in places)]
+    header = [
+        "",
+        "against",
+        "numbers to move",
+        *(f"{p}, {m.replace('xla', 'XLA')}" for p, m in places),
+    ]
     return header, rows
 
 
