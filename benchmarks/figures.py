@@ -62,7 +62,7 @@ def _ratios(result):
 
 
 def _scaling(result):
-    figure, panels = _page(2, "Time of an update against size", result)
+    figure, panels = _page(2, "Time of an update against size", result, left=0.07)
     drawn = False
     for panel, (axis, title) in zip(panels, AXES.items()):
         entries = result["jobs"].get(f"scaling-{axis}", {}).get("records", ())
@@ -87,11 +87,11 @@ def _scaling(result):
     return figure
 
 
-def _page(count, title, result, **options):
+def _page(count, title, result, left=0.2, **options):
     figure = Figure(figsize=(9, 4.6), dpi=200, facecolor="white")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, count, **options)
-    figure.subplots_adjust(left=0.2, right=0.98, top=0.8, bottom=0.13, wspace=0.15)
+    figure.subplots_adjust(left=left, right=0.98, top=0.8, bottom=0.13, wspace=0.15)
     machine = result["machine"]
     below = f"{machine['processor']}, {machine['cores']} cores; TensorFlow, update alone"
     figure.text(0.02, 0.94, title, fontsize=13, fontweight="bold", color=INK)
