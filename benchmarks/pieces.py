@@ -19,6 +19,7 @@ from benchmarks.models import PROBLEMS, gradients
 from tf_blocknorm.experiments import records, tables
 from tf_blocknorm.norms import Block, fused_tensorflow
 from tf_blocknorm.norms.modes import total
+from tf_blocknorm.optimizers.kernels.shared import parts
 
 raw = tf.raw_ops
 
@@ -142,15 +143,10 @@ class Pieces:
 
     def lanes(self, count, bundle):
         """Norm and descent of some gradients before the next ones, to find them in the cache."""
-        bundles, size = [[]], 0
-        for i, g in enumerate(self.g):
-            bundles[-1].append(i)
-            size += 4 * int(np.prod(g.shape))
-            if size >= bundle:
-                bundles.append([])
-                size = 0
+        sizes = [4 * int(np.prod(g.shape)) for g in self.g]
+        bundles = parts(range(len(sizes)), sizes, bundle)
         last = [[] for _ in range(count)]
-        for k, members in enumerate(b for b in bundles if b):
+        for k, members in enumerate(bundles):
             with tf.control_dependencies(last[k % count]):
                 last[k % count] = []
                 for i in members:

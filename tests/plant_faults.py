@@ -146,7 +146,7 @@ FAULTS = [
     ),
     (
         "LAMB: all steps at a time",
-        LAMB,
+        SHARED,
         "if filled >= least:",
         "if False:",
         "test_memory.py -k temporary",

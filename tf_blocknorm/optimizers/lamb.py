@@ -1,5 +1,6 @@
 """Adam whose steps are as long as the weights say, block by block."""
 
+import itertools
 import math
 
 import keras
@@ -10,6 +11,7 @@ from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
 from tf_blocknorm.optimizers.kernels import FUSED, ORDERED, after
+from tf_blocknorm.optimizers.kernels.shared import parts
 from tf_blocknorm.optimizers.trust import TrustRatio
 
 # Into how many parts an update is divided at most, and how many weights a part has at least.
@@ -194,15 +196,10 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
         groups = list(self._members([visit.variable for visit in visits]).values())
         outside = set(range(len(visits))).difference(*groups)
         groups = sorted([*groups, *([position] for position in outside)])
-        sizes = [math.prod(visit.variable.shape) for visit in visits]
-        bundles, filled, least = [[]], 0, max(sum(sizes) // _BUNDLES, _LEAST)
-        for group in groups:
-            if filled >= least:
-                bundles.append([])
-                filled = 0
-            bundles[-1] += [visits[position] for position in group]
-            filled += sum(sizes[position] for position in group)
-        return bundles
+        weights = [math.prod(visit.variable.shape) for visit in visits]
+        sizes = [sum(weights[position] for position in group) for group in groups]
+        bundles = parts(groups, sizes, max(sum(weights) // _BUNDLES, _LEAST))
+        return [[visits[i] for i in itertools.chain(*bundle)] for bundle in bundles]
 
     def _move_bundle(self, visits, learning_rate):
         variables = [visit.variable for visit in visits]

@@ -18,6 +18,18 @@ def fits(variable, tensor, *scalars):
     return same and dtype in _DTYPES and all(rank(scalar) == 0 for scalar in scalars)
 
 
+def parts(items, sizes, least):
+    """The items in lists, in their order: a new one begins once that before has reached a size."""
+    made, filled = [[]], 0
+    for item, size in zip(items, sizes):
+        if filled >= least:
+            made.append([])
+            filled = 0
+        made[-1].append(item)
+        filled += size
+    return made
+
+
 def rates(rate, factors):
     """For each factor a pair: its product with the rate, and what is left to be multiplied by.
 

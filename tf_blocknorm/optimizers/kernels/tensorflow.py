@@ -48,7 +48,7 @@ class _Turns:
         """Gives a function that is to be told the operation at the end of it."""
         large = math.prod(variable.shape) >= self._large
         full = large and len(self._made) >= self._at_once
-        with tf.control_dependencies(self._made[-self._at_once :][:1] if full else []):
+        with tf.control_dependencies([self._made[-self._at_once]] if full else []):
             yield self._made.append if large else lambda operation: None
 
 

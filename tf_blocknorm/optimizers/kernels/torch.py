@@ -12,7 +12,7 @@ import threading
 import torch
 from keras import ops
 
-from tf_blocknorm.optimizers.kernels.shared import adam_scalars, fits, rates
+from tf_blocknorm.optimizers.kernels.shared import adam_scalars, fits, parts, rates
 
 __all__ = [
     "adam",
@@ -38,22 +38,11 @@ def together():
         yield
         with torch.no_grad():
             for (function, options, _, _), rows in waiting.items():
-                for part in _parts(rows):
+                # In turns, so that temporary tensors find the memory of those before in the cache.
+                for part in parts(rows, [row[0].numel() for row in rows], _ENOUGH):
                     function(*map(list, zip(*part)), *options)
     finally:
         _local.waiting = None
-
-
-def _parts(rows):
-    """The rows in turns, so that temporary tensors find the memory of those before in the cache."""
-    parts, filled = [[]], 0
-    for row in rows:
-        if filled >= _ENOUGH:
-            parts.append([])
-            filled = 0
-        parts[-1].append(row)
-        filled += row[0].numel()
-    return parts
 
 
 def _later(function, tensors, options=()):
