@@ -22,6 +22,7 @@ BLOCKS = "tf_blocknorm/blocks.py"
 BASE = "tf_blocknorm/optimizers/base.py"
 HOOKS = "tf_blocknorm/optimizers/hooks.py"
 PARTITION = "tf_blocknorm/optimizers/partition.py"
+ROWS = "tf_blocknorm/optimizers/rows.py"
 BLOCKWISE = "tf_blocknorm/optimizers/blockwise.py"
 NOVOGRAD = "tf_blocknorm/optimizers/novograd.py"
 LARS = "tf_blocknorm/optimizers/lars.py"
@@ -310,18 +311,53 @@ FAULTS = [
         "test_distribution.py -k clip",
     ),
     (
-        "sparse rows are not summed",
+        "sparse gradients of other rules are not dense",
         HOOKS,
         "gradient = tf.convert_to_tensor(gradient)",
         "pass",
-        "test_modes.py -k sparse",
+        "test_sparse.py -k equals_dense",
+    ),
+    (
+        "rows that were looked up twice are told apart by neighbours that are not sorted",
+        ROWS,
+        "order = tf.argsort(indices)",
+        "order = tf.range(tf.size(indices))",
+        "test_sparse.py -k equals_dense",
+    ),
+    (
+        "rows are not summed",
+        ROWS,
+        "values = tf.math.unsorted_segment_sum(values, places, number)",
+        "values = tf.math.unsorted_segment_max(values, places, number)",
+        "test_sparse.py -k equals_dense",
+    ),
+    (
+        "the mean of rows is taken over those that were looked up",
+        PARTITION,
+        "if sparse else None",
+        "if False else None",
+        "test_sparse.py -k equals_dense",
+    ),
+    (
+        "a momentum forgets rows that were not looked up",
+        BASE,
+        "and not (self.momentum or self.noise",
+        "and not (self.noise",
+        "test_sparse.py -k equals_dense",
+    ),
+    (
+        "every gradient of rows becomes dense",
+        HOOKS,
+        "if not (rows.is_sparse(gradient) and",
+        "if True or not (rows.is_sparse(gradient) and",
+        "test_sparse.py -k what_moves_rows",
     ),
     (
         "gradients keep to themselves what shape they have",
         HOOKS,
         "        gradient.set_shape(variable.shape)\n",
         "",
-        "test_modes.py -k open_size",
+        "test_sparse.py -k open_size",
     ),
     (
         "other noise on every replica",

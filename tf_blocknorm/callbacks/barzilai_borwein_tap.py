@@ -9,8 +9,8 @@ from keras import ops
 from tf_blocknorm import norms
 from tf_blocknorm.optimizers import taps
 from tf_blocknorm.optimizers.base import BlockNormalized
-from tf_blocknorm.optimizers.blockwise import times
 from tf_blocknorm.optimizers.partition import Partition
+from tf_blocknorm.optimizers.rows import times
 
 
 class Quotient(taps.Tap):

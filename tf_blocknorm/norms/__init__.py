@@ -41,9 +41,10 @@ from tf_blocknorm.norms.exact import (
     unmultiplied,
 )
 from tf_blocknorm.norms.modes import inside_xla
-from tf_blocknorm.norms.sizes import get, names
+from tf_blocknorm.norms.sizes import WITHOUT_ZEROS, get, names
 
 __all__ = [
+    "WITHOUT_ZEROS",
     "Block",
     "dot",
     "get",

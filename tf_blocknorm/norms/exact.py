@@ -40,10 +40,13 @@ class Block:
         tensors: list of tensors of any rank and float dtype, none of them empty.
         per_unit: measure every index of the last axis by itself, which takes a
             single tensor of rank 2 or more.
+        entries: how many there are, if some that are zero may be missing from the tensors, which is
+            for the norms `WITHOUT_ZEROS`.
     """
 
     tensors: list
     per_unit: bool = False
+    entries: int | None = None
 
     @property
     def axis(self):
@@ -55,7 +58,16 @@ class Block:
         return (self.tensors[0].shape[-1],) if self.per_unit else ()
 
     def map(self, function):
-        return Block([function(x) for x in self.tensors], self.per_unit)
+        return self.of([function(x) for x in self.tensors])
+
+    def of(self, tensors):
+        """A block like this of other tensors."""
+        return dataclasses.replace(self, tensors=tensors)
+
+    @property
+    def count(self):
+        """Entries behind one norm."""
+        return self.entries or count(self.tensors, self.axis)
 
 
 def _in_one_dtype(blocks):
@@ -95,7 +107,7 @@ def _measure(blocks, norm, keep=True):
     fused = fused_reductions()
 
     def each(function, blocks):
-        return join([function(block.tensors, block.axis) for block in blocks])
+        return join([function(block.tensors, block.axis, block.count) for block in blocks])
 
     def sizes_of(made, factors=None):
         found = fused and fused.sizes(made, norm)
@@ -151,14 +163,13 @@ def _measure(blocks, norm, keep=True):
     # 2**126.
     usual = ops.all(ops.equal(factors, 1.0))
     tensors, sizes = cond(usual, lambda: (kept(blocks), sizes), look_again)
-    scaled_blocks = [Block(x, block.per_unit) for x, block in zip(tensors, blocks)]
+    scaled_blocks = [block.of(x) for x, block in zip(tensors, blocks)]
     return scaled_blocks or None, sizes, factors
 
 
 def of_ones(norm, block):
     """The norm of a block whose entries are all 1; a registered callable counts as an average."""
-    entries = count(block.tensors, block.axis)
-    return {"l1": float(entries), "l2": math.sqrt(entries)}.get(norm, 1.0)
+    return {"l1": float(block.count), "l2": math.sqrt(block.count)}.get(norm, 1.0)
 
 
 def sizes(blocks, norm):

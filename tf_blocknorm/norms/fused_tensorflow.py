@@ -26,8 +26,8 @@ def sizes(blocks, norm):
         return None
     owners = np.concatenate([[i] * len(block.tensors) for i, block in enumerate(blocks)])
     tensors = [x for block in blocks for x in block.tensors]
-    counts = [sum(math.prod(x.shape) for x in block.tensors) for block in blocks]
-    return _NORMS[norm](tensors, _Joined(owners), np.array(counts, tensors[0].dtype.as_numpy_dtype))
+    counts = np.array([block.count for block in blocks], tensors[0].dtype.as_numpy_dtype)
+    return _NORMS[norm](tensors, _Joined(owners), counts)
 
 
 def dot(x, y):
@@ -66,7 +66,7 @@ def _reduced(tensors, reduce):
     """`reduce(rows, axis)` of each tensor as one row: a vector."""
     groups = {}
     for index, x in enumerate(tensors):
-        small = math.prod(x.shape) <= _SMALL
+        small = x.shape.is_fully_defined() and math.prod(x.shape) <= _SMALL
         groups.setdefault(tuple(x.shape) if small else index, []).append(index)
     order, numbers = [], []
     for indices in groups.values():

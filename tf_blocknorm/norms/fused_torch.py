@@ -25,7 +25,7 @@ def sizes(blocks, norm):
     parts = [torch.stack([next(numbers) for _ in block.tensors]) for block in blocks]
     found = torch.stack([torch.linalg.vector_norm(p, order) if len(p) > 1 else p[0] for p in parts])
     if norm in ("rms", "avg_l2", "avg_l1"):
-        counts = [float(sum(math.prod(x.shape) for x in block.tensors)) for block in blocks]
+        counts = [float(block.count) for block in blocks]
         counts = torch.tensor(counts, dtype=found.dtype, device=found.device)
         found = found / (counts if norm == "avg_l1" else torch.sqrt(counts))
     return found

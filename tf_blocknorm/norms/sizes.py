@@ -1,4 +1,7 @@
-"""The norms: functions of a list of tensors, taken as one long vector, or along `axis` of one."""
+"""The norms: functions of a list of tensors, taken as one long vector, or along `axis` of one.
+
+`entries` says how many numbers each is of: some that are zero may be missing (`WITHOUT_ZEROS`).
+"""
 
 import functools
 import math
@@ -36,32 +39,32 @@ def _minimum(tensors, axis):
     return functools.reduce(ops.minimum, [ops.min(x, axis=axis) for x in tensors])
 
 
-def nan_if_broken(tensors, axis):
+def nan_if_broken(tensors, axis, entries):
     """NaN if an entry is, or something else: the sum, which no backend computes without them."""
     return _sum(lambda x: x, tensors, axis)
 
 
-def l1(tensors, axis=None):
+def l1(tensors, axis, entries):
     """Sum of the absolute values."""
     return _sum(ops.abs, tensors, axis)
 
 
-def l2(tensors, axis=None):
+def l2(tensors, axis, entries):
     """Euclidean length."""
     return ops.sqrt(_sum_of_squares(tensors, axis))
 
 
-def rms(tensors, axis=None):
+def rms(tensors, axis, entries):
     """Root mean square: `l2 / sqrt(n)`."""
-    return ops.sqrt(ops.divide(_sum_of_squares(tensors, axis), count(tensors, axis)))
+    return ops.sqrt(ops.divide(_sum_of_squares(tensors, axis), entries))
 
 
-def avg_l1(tensors, axis=None):
+def avg_l1(tensors, axis, entries):
     """Mean absolute value: `l1 / n`."""
-    return ops.divide(l1(tensors, axis), count(tensors, axis))
+    return ops.divide(l1(tensors, axis, entries), entries)
 
 
-def largest(tensors, axis=None):
+def largest(tensors, axis, entries):
     """Largest absolute value."""
     if keras.backend.backend() == "jax":
         return _maximum([ops.abs(x) for x in tensors], axis)
@@ -69,20 +72,19 @@ def largest(tensors, axis=None):
     return ops.maximum(_maximum(tensors, axis), ops.negative(_minimum(tensors, axis)))
 
 
-def min_max(tensors, axis=None):
+def min_max(tensors, axis, entries):
     """Mean of the absolute values of the largest and of the smallest entry."""
     extremes = ops.abs(_maximum(tensors, axis)), ops.abs(_minimum(tensors, axis))
     return ops.multiply(ops.add(*extremes), 0.5)
 
 
-def std(tensors, axis=None):
+def std(tensors, axis, entries):
     """Standard deviation; the rms where there is no spread to speak of.
 
     A gradient of one entry or of equal entries has no standard deviation to divide by. Its rms
     takes over as soon as the spread is below one millionth of it, which float32 cannot tell from
     rounding.
     """
-    entries = count(tensors, axis)
     mean = ops.divide(_sum(lambda x: x, tensors, axis), entries)
     # A mean per unit broadcasts along the last axis, which is the one that `axis` leaves out.
     rest = [ops.subtract(x, mean) for x in tensors]
@@ -90,7 +92,7 @@ def std(tensors, axis=None):
     missed = ops.divide(_sum(lambda x: x, rest, axis), entries)
     variance = ops.subtract(ops.divide(_sum_of_squares(rest, axis), entries), ops.square(missed))
     spread = ops.sqrt(ops.maximum(variance, 0.0))
-    size = rms(tensors, axis)
+    size = rms(tensors, axis, entries)
     return ops.where(spread > _FLAT * size, spread, size)
 
 
@@ -105,6 +107,9 @@ _NORMS = {
     "std": std,
 }
 
+
+# Those that are the same if entries which are zero are left out, but counted.
+WITHOUT_ZEROS = ("l1", "l2", "rms", "avg_l2", "avg_l1", "max")
 
 # Those by maxima, from which XLA's CPU drops entries that are not numbers.
 DROP_NANS = ("max", "min_max")
@@ -125,7 +130,7 @@ def get(norm):
             block of several variables reaches it as one flat vector.
 
     Returns:
-        A function of `(tensors, axis=None)`.
+        A function of `(tensors, axis, entries)`, the last one being `Block.count`.
     """
     if isinstance(norm, str) and norm in _NORMS:
         return _NORMS[norm]
@@ -138,7 +143,7 @@ def get(norm):
 
 
 def _from_callable(function):
-    def size(tensors, axis=None):
+    def size(tensors, axis, entries):
         if axis is not None:
             (x,) = tensors
             units = ops.transpose(ops.reshape(x, (-1, x.shape[-1])))

@@ -10,11 +10,12 @@ import numpy as np
 from keras import ops
 
 from tf_blocknorm import norms
-from tf_blocknorm.optimizers import arguments
-from tf_blocknorm.optimizers.blockwise import Blockwise, times
+from tf_blocknorm.optimizers import arguments, rows
+from tf_blocknorm.optimizers.blockwise import Blockwise
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
 from tf_blocknorm.optimizers.kernels.rules import KERAS_RULES
 from tf_blocknorm.optimizers.recorder import RecordsDirection
+from tf_blocknorm.optimizers.rows import times
 
 
 class BlockNormalized(RecordsDirection, Blockwise):
@@ -98,7 +99,20 @@ class BlockNormalized(RecordsDirection, Blockwise):
         if inside and (direction is not None or self.noise):
             self._scratch.visits.append(Visit(index, variable, direction, gradient))
 
+    def takes_rows(self):
+        return (
+            super().update_step.__func__ is keras.optimizers.SGD.update_step
+            and not (self.momentum or self.noise or self.scale or self.norm_epsilon)
+            and self.normalize == "gradient"
+            and self.norm in norms.WITHOUT_ZEROS
+            and self.block != "unit"
+        )
+
     def _wrapped_step(self, index, gradient, variable, learning_rate):
+        if rows.is_sparse(gradient):
+            step = times(times(gradient, learning_rate), self.factor(index))
+            self.assign_sub(variable, step)
+            return
         if self._fits(variable, gradient, learning_rate):
             rule = KERAS_RULES.get(super().update_step.__func__)
             if rule:

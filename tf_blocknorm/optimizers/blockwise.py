@@ -7,10 +7,11 @@ import numpy as np
 from keras import ops
 
 from tf_blocknorm import blocks, norms, saving
-from tf_blocknorm.optimizers import arguments
+from tf_blocknorm.optimizers import arguments, rows
 from tf_blocknorm.optimizers.hooks import Hooks
 from tf_blocknorm.optimizers.kernels import FUSED
 from tf_blocknorm.optimizers.partition import Partition
+from tf_blocknorm.optimizers.rows import times
 
 
 class Blockwise(Hooks):
@@ -106,7 +107,8 @@ class Blockwise(Hooks):
             made, inverses = norms.unmultiplied(made, self.norm, epsilon, lengths)
             for group, block, inverse in zip(groups, made, norms.split(inverses, made)):
                 for position, tensor in zip(group, block.tensors):
-                    tensors[position], factors[position] = tensor, inverse
+                    tensors[position] = rows.with_values(tensors[position], tensor)
+                    factors[position] = inverse
         return tensors, factors
 
     def _spread(self, vector, tensors, groups):
@@ -270,8 +272,3 @@ class Blockwise(Hooks):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects)
         return super().from_config(config, custom_objects)
-
-
-def times(tensor, factor):
-    """The tensor times a factor, which may be None."""
-    return tensor if factor is None else ops.multiply(tensor, factor)

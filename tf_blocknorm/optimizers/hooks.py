@@ -22,6 +22,7 @@ import types
 import keras
 
 from tf_blocknorm import norms
+from tf_blocknorm.optimizers import rows
 from tf_blocknorm.optimizers.kernels import FUSED, together
 
 PRIVATE = (
@@ -56,8 +57,8 @@ def split_replicas(visits):
 def dense(gradient, variable):
     """A gradient as a tensor of known shape.
 
-    On TensorFlow a sparse one may hold a row several times, and its norm is that of their sum; and
-    that of a `Dense` on sequences does not know its shape where the size of a batch is open.
+    On TensorFlow, that of a `Dense` on sequences does not know its shape where the size of a batch
+    is open.
     """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -79,6 +80,10 @@ class _CommonHooks:
         self._scratch = types.SimpleNamespace(
             visits=[], watched=None, compiled={}, fused=False, rate=None, factors={}, shared={}
         )
+
+    def takes_rows(self):
+        """Whether sparse gradients may reach the rule as such (`rows`): on TensorFlow alone."""
+        return False
 
     def on_gradients(self, gradients, variables):
         """What the wrapped rule is to see in place of the gradients."""
@@ -211,9 +216,22 @@ class TensorFlowHooks(_CommonHooks):
             trainable_variables = list(trainable_variables)
         variables = trainable_variables or getattr(self, "_trainable_variables", ())
         if len(grads) == len(variables):  # otherwise Keras has an error to raise
-            # From the start, as Keras's clipping and unscaling fail on rows.
-            grads = [g if g is None else dense(g, v) for g, v in zip(grads, variables)]
+            grads = [g if g is None else self._received(g, v) for g, v in zip(grads, variables)]
         return super().apply(grads, trainable_variables)
+
+    def _received(self, gradient, variable):
+        """A gradient as all that follows may see it: as rows where that helps, else dense."""
+        import tensorflow as tf
+
+        if not (rows.is_sparse(gradient) and rows.is_large(variable) and self.takes_rows()):
+            return dense(gradient, variable)
+        # Keras unscales, clips and accumulates tensors only.
+        changed = ("loss_scale_factor", "clipnorm", "clipvalue", "global_clipnorm")
+        changed = [*changed, "gradient_accumulation_steps"]
+        if any(getattr(self, name) for name in changed) or tf.distribute.has_strategy():
+            return dense(gradient, variable)
+        compiled = self.jit_compile or norms.inside_xla()
+        return rows.each_once(gradient, variable, compiled)
 
     def _clip_gradients(self, grads):
         # Keras clips the gradient of every replica; the gradient of the batch is their sum, so clip
@@ -256,6 +274,7 @@ class TensorFlowHooks(_CommonHooks):
         import tensorflow as tf
 
         def compiled_step(grads, learning_rate):
+            grads = list(map(rows.of_shape_of, trainable_variables, grads))
             self.whole_step(grads, trainable_variables, learning_rate)
 
         functions = self._scratch.compiled

@@ -7,10 +7,11 @@ from keras import ops
 
 from tf_blocknorm import blocks
 from tf_blocknorm.optimizers import arguments
-from tf_blocknorm.optimizers.blockwise import Blockwise, times
+from tf_blocknorm.optimizers.blockwise import Blockwise
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.inputs.matching import Powers, validate_powers
 from tf_blocknorm.optimizers.kernels import FUSED
+from tf_blocknorm.optimizers.rows import times
 from tf_blocknorm.optimizers.statistics import CarriesStatistics
 
 # What `INSGD.like` knows: the arguments that make it another implementation.

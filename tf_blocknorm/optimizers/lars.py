@@ -5,10 +5,10 @@ import numpy as np
 from keras import ops
 
 from tf_blocknorm.optimizers import arguments
-from tf_blocknorm.optimizers.blockwise import times
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
 from tf_blocknorm.optimizers.kernels import FUSED
+from tf_blocknorm.optimizers.rows import times
 from tf_blocknorm.optimizers.trust import TrustRatio
 
 

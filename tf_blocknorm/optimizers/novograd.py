@@ -4,9 +4,10 @@ import keras
 from keras import ops
 
 from tf_blocknorm.optimizers import arguments
-from tf_blocknorm.optimizers.blockwise import Blockwise, times
+from tf_blocknorm.optimizers.blockwise import Blockwise
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.kernels import FUSED
+from tf_blocknorm.optimizers.rows import times
 
 # What `NovoGrad.like` knows: the arguments that make it another implementation.
 _LIKE = {

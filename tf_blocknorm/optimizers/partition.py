@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from tf_blocknorm import blocks, norms
+from tf_blocknorm.optimizers import rows
 
 
 def _is_statistic(variable):
@@ -70,13 +71,15 @@ class Partition:
 
     def make(self, tensors, groups):
         """The blocks of tensors: one `norms.Block` for each list of positions in `groups`."""
-        return [
-            norms.Block(
-                [ops.convert_to_tensor(tensors[i]) for i in group],
-                per_unit=self._units(tensors[group[0]].shape),
-            )
-            for group in groups
-        ]
+        return [self._block([tensors[i] for i in group]) for group in groups]
+
+    def _block(self, tensors):
+        sparse = any(map(rows.is_sparse, tensors))
+        return norms.Block(
+            list(map(rows.values, tensors)),
+            per_unit=self._units(tensors[0].shape),
+            entries=sum(math.prod(x.shape) for x in tensors) if sparse else None,
+        )
 
     def places(self, names):
         """Where the numbers of these blocks stand in a vector with one number per label.
