@@ -62,7 +62,7 @@ class Block:
 
     def of(self, tensors):
         """A block like this of other tensors."""
-        return dataclasses.replace(self, tensors=tensors)
+        return Block(tensors, self.per_unit, self.entries)
 
     @property
     def count(self):
@@ -72,8 +72,11 @@ class Block:
 
 def _in_one_dtype(blocks):
     """The blocks in the dtype they are measured in: float64 if any tensor has it, or float32."""
-    dtypes = {keras.backend.standardize_dtype(x.dtype) for b in blocks for x in b.tensors}
+    found = {x.dtype for b in blocks for x in b.tensors}
+    dtypes = set(map(keras.backend.standardize_dtype, found))
     dtype = "float64" if "float64" in dtypes else "float32"
+    if dtypes == {dtype}:
+        return blocks, dtype
     return [block.map(lambda x: ops.cast(x, dtype)) for block in blocks], dtype
 
 

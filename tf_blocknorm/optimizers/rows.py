@@ -68,7 +68,9 @@ def of_shape_of(variable, gradient):
 
 def values(gradient):
     """The entries of a gradient that may be sparse, as a tensor."""
-    return gradient.values if is_sparse(gradient) else ops.convert_to_tensor(gradient)
+    if is_sparse(gradient):
+        return gradient.values
+    return gradient if ops.is_tensor(gradient) else ops.convert_to_tensor(gradient)
 
 
 def with_values(gradient, changed):

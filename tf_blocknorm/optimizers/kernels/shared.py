@@ -1,9 +1,13 @@
 """What the kernels of all backends share."""
 
+import functools
+
 import keras
 from keras import ops
 
 _DTYPES = ("float32", "float64")
+# Kept, as it takes longer than all else that is asked of a variable.
+_standard = functools.cache(keras.backend.standardize_dtype)
 
 
 def rank(scalar):
@@ -13,8 +17,8 @@ def rank(scalar):
 
 def fits(variable, tensor, *scalars):
     """Whether the operations take this variable, with this tensor and these scalars (or None)."""
-    dtype = keras.backend.standardize_dtype(variable.dtype)
-    same = dtype == keras.backend.standardize_dtype(tensor.dtype)
+    dtype = _standard(variable.dtype)
+    same = dtype == _standard(tensor.dtype)
     return same and dtype in _DTYPES and all(rank(scalar) == 0 for scalar in scalars)
 
 
@@ -30,7 +34,7 @@ def parts(items, sizes, least):
     return made
 
 
-def rates(rate, factors):
+def rates(rate, factors, stack=ops.stack):
     """For each factor a pair: its product with the rate, and what is left to be multiplied by.
 
     One operation makes the products of all factors that are scalars; vectors and None are left.
@@ -38,7 +42,7 @@ def rates(rate, factors):
     pairs = [(rate, factor) for factor in factors]
     scalars = [i for i, f in enumerate(factors) if f is not None and rank(f) == 0]
     if scalars:
-        joined = ops.stack([factors[i] for i in scalars])
+        joined = stack([factors[i] for i in scalars])
         products = ops.unstack(joined * ops.cast(rate, joined.dtype), len(scalars))
         for i, product in zip(scalars, products):
             pairs[i] = (product, None)

@@ -7,12 +7,14 @@ calls, in place. On GPUs those are single kernels wherever all tensors take the 
 
 import collections
 import contextlib
+import functools
 import threading
 
 import torch
 from keras import ops
 
-from tf_blocknorm.optimizers.kernels.shared import adam_scalars, fits, parts, rates
+from tf_blocknorm.optimizers.kernels import shared
+from tf_blocknorm.optimizers.kernels.shared import adam_scalars, fits, parts
 
 __all__ = [
     "adam",
@@ -26,6 +28,9 @@ __all__ = [
     "velocity",
 ]
 
+# Keras's own `stack` takes as long as all else that is done for all variables together.
+rates = functools.partial(shared.rates, stack=torch.stack)
+
 _ENOUGH = 2**21  # entries
 _local = threading.local()
 
@@ -34,6 +39,7 @@ _local = threading.local()
 def together():
     """Carries out at its end what was asked for inside; nothing after an error."""
     waiting = _local.waiting = collections.defaultdict(list)
+    _local.rates = {}
     try:
         yield
         with torch.no_grad():
@@ -42,7 +48,7 @@ def together():
                 for part in parts(rows, [row[0].numel() for row in rows], _ENOUGH):
                     function(*map(list, zip(*part)), *options)
     finally:
-        _local.waiting = None
+        _local.waiting = _local.rates = None
 
 
 def _later(function, tensors, options=()):
@@ -52,7 +58,9 @@ def _later(function, tensors, options=()):
 
 def _number(value, like):
     """A number or scalar as a tensor that can stand beside another."""
-    return ops.cast(ops.convert_to_tensor(value), like.dtype)
+    if not isinstance(value, torch.Tensor):
+        value = ops.convert_to_tensor(value)
+    return value.to(like.dtype)
 
 
 def _times(tensor, factor):
@@ -102,13 +110,20 @@ def adam(
     variable, m, v, gradient, factor, beta_1, beta_2, epsilon, rate, powers=(0.0, 0.0), v_hat=None
 ):
     """Adam as Keras has it; `powers` are those of the betas, 0 for no bias correction."""
+    key = id(rate), id(powers), gradient.dtype, gradient.device
+    if key not in _local.rates:  # What is the same for all variables; with what must not go before.
+        _local.rates[key] = _rate_of_adam(rate, powers, gradient), rate, powers
+    tensors = (variable.value, m.value, v.value, gradient, _local.rates[key][0])
+    if factor is not None:
+        tensors = (*tensors, _number(factor, gradient))
+    if v_hat is not None:
+        tensors = (*tensors, v_hat.value)
+    _later(_adam, tensors, (beta_1, beta_2, epsilon, factor is not None, v_hat is not None))
+
+
+def _rate_of_adam(rate, powers, gradient):
     first, second = (1.0 - _number(power, gradient) for power in powers)
-    alpha = _number(rate, gradient) * torch.sqrt(second) / first
-    tensors = (variable.value, m.value, v.value, _times(gradient, factor), alpha)
-    if v_hat is None:
-        _later(_adam, tensors, (beta_1, beta_2, epsilon))
-    else:
-        _later(_amsgrad, (*tensors, v_hat.value), (beta_1, beta_2, epsilon))
+    return _number(rate, gradient) * torch.sqrt(second) / first
 
 
 def _averages(ms, vs, gradients, beta_1, beta_2):
@@ -118,19 +133,19 @@ def _averages(ms, vs, gradients, beta_1, beta_2):
     torch._foreach_addcmul_(vs, gradients, gradients, value=1.0 - beta_2)
 
 
-def _adam(variables, ms, vs, gradients, alphas, beta_1, beta_2, epsilon, v_hats=None):
+def _adam(variables, ms, vs, gradients, alphas, *more):
+    *lists, beta_1, beta_2, epsilon, has_factors, is_amsgrad = more
+    if has_factors:
+        gradients = torch._foreach_mul(gradients, lists[0])
     _averages(ms, vs, gradients, beta_1, beta_2)
-    if v_hats is not None:
+    if is_amsgrad:
+        v_hats = lists[-1]
         torch._foreach_maximum_(v_hats, vs)
         vs = v_hats
     divisors = torch._foreach_sqrt(vs)
     torch._foreach_add_(divisors, epsilon)
     torch._foreach_div_(divisors, alphas)
     torch._foreach_addcdiv_(variables, ms, divisors, value=-1)
-
-
-def _amsgrad(variables, ms, vs, gradients, alphas, v_hats, *options):
-    _adam(variables, ms, vs, gradients, alphas, *options, v_hats=v_hats)
 
 
 def adam_direction(m, v, gradient, beta_1, beta_2, epsilon, rate, start=None):
