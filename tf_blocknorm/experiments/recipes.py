@@ -144,6 +144,18 @@ RECIPES = {
         "BlockNormSGD, l2 norm, momentum 0.9",
         GRID,
     ),
+    "BlockNormSGD-layer": Recipe(
+        "BlockNormSGD",
+        {"norm": "max", "block": "layer"},
+        "BlockNormSGD, max norm per layer",
+        GRID,
+    ),
+    "BlockNormSGD-unit": Recipe(
+        "BlockNormSGD",
+        {"norm": "rms", "block": "unit", "exclude": "vectors"},
+        "BlockNormSGD, rms norm per unit",
+        SMALL_GRID,
+    ),
     "BlockNormSGD-relative": Recipe(
         "BlockNormSGD",
         {"norm": "l2", "momentum": 0.9, "scale": "parameter"},
@@ -151,6 +163,12 @@ RECIPES = {
         SMALL_GRID,
     ),
     "BlockNormAdam": Recipe("BlockNormAdam", {}, "BlockNormAdam", SMALL_GRID),
+    "BlockNormAdam-layer": Recipe(
+        "BlockNormAdam",
+        {"norm": "rms", "block": "layer"},
+        "BlockNormAdam, rms norm per layer",
+        SMALL_GRID,
+    ),
     "BlockNormAdamW": Recipe("BlockNormAdamW", {}, "BlockNormAdamW", SMALL_GRID),
     "BlockNormRMSprop": Recipe("BlockNormRMSprop", {}, "BlockNormRMSprop", SMALL_GRID),
     "Adam": Recipe("Adam", {}, "Adam", GRID),
