@@ -120,8 +120,8 @@ FAULTS = [
     (
         "max keeps signs",
         SIZES,
-        "ops.maximum(_maximum(tensors, axis), ops.negative(_minimum(tensors, axis)))",
-        "_maximum(tensors, axis)",
+        "return _maximum([ops.abs(x) for x in tensors], axis)",
+        "return _maximum(tensors, axis)",
         "test_parity.py -k max",
     ),
     (
@@ -132,11 +132,25 @@ FAULTS = [
         "test_norms.py -k xla",
     ),
     (
-        "a sum in two steps forgets the second",
+        "XLA: a sum of eights forgets the rest",
         "tf_blocknorm/norms/modes.py",
-        "xla.optimization_barrier(ops.sum(x, axis=-1))",
-        "xla.optimization_barrier(ops.max(x, axis=-1))",
-        "test_norms.py -k xla",
+        "return functools.reduce(join, rest, reduce(x))",
+        "return reduce(x)",
+        "test_norms.py -k long_tensors",
+    ),
+    (
+        "XLA: a maximum drops what is not a number",
+        "tf_blocknorm/norms/modes.py",
+        'x = ops.where(ops.isnan(x), ops.full((), float("inf"), x.dtype), x)',
+        "pass",
+        "test_norms.py -k broken_entry",
+    ),
+    (
+        "XLA may make one sum of all stages again, and writes all squares",
+        "tf_blocknorm/norms/modes.py",
+        "(x,) = xla.optimization_barrier(ops.reshape(eights, (-1,)))",
+        "x = ops.reshape(eights, (-1,))",
+        "test_memory.py -k forty",
     ),
     (
         "fused: nobody waits for a turn",

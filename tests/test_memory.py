@@ -1,4 +1,4 @@
-"""What an update needs beside its slots does not grow with the network (TensorFlow outside XLA).
+"""What an update needs beside its slots does not grow with the network (TensorFlow).
 
 How many variables hold a temporary tensor at a time, and LAMB its steps, is measured in a process
 of its own; that the numbers stay the same, on networks that are divided although they are small.
@@ -38,6 +38,11 @@ for make in (tfb.LAMB, tfb.BlockNormAdamW, tfb.BlockNormAdam, tfb.BlockNormSGD):
     step = tf.function(lambda: optimizer.apply(gradients, variables), autograph=False)
     step()
     print("rise", min(measure.peak_above(step) for _ in range(3)))
+optimizer = tfb.BlockNormSGD()
+optimizer.build(variables)
+step = tf.function(lambda g: optimizer.apply(g, variables), autograph=False, jit_compile=True)
+step(gradients)
+print("rise", min(measure.peak_above(lambda: step(gradients)) for _ in range(3)))
 """
 
 
@@ -53,8 +58,9 @@ def test_few_of_forty_variables_have_a_temporary_tensor_at_a_time():
     ).stdout
     rises = [int(rise) / MEGA for rise in re.findall(r"rise (\d+)", printed)]
     # Of 40 MB: LAMB has an eighth; four variables of 1 MB, or one more.
-    assert len(rises) == 4
-    for rise, most in zip(rises, (8, 8, 8, 2)):
+    assert len(rises) == 5
+    # And XLA, which would write all squares: an eighth of them at most.
+    for rise, most in zip(rises, (8, 8, 8, 2, 6)):
         assert rise < most
 
 

@@ -7,7 +7,14 @@ import math
 import keras
 from keras import ops
 
-from tf_blocknorm.norms.modes import cond, fused_reductions, inside_xla, on_jax_at_once, total
+from tf_blocknorm.norms.modes import (
+    cond,
+    fused_reductions,
+    inside_xla,
+    maxima_drop_nans,
+    on_jax_at_once,
+    total,
+)
 from tf_blocknorm.norms.sizes import DROP_NANS, count, get, nan_if_broken
 
 
@@ -121,7 +128,7 @@ def _measure(blocks, norm, keep=True):
             found = ops.multiply(each(get(norm), blocks), factors)
         else:
             found = each(get(norm), made)
-        if norm in DROP_NANS:
+        if norm in DROP_NANS and maxima_drop_nans():
             broken = ops.isnan(each(nan_if_broken, made))
             found = ops.where(broken, ops.full_like(found, float("nan")), found)
         return found

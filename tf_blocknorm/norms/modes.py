@@ -1,7 +1,12 @@
 """Where a norm is computed: which reductions there are, and how a condition is decided there."""
 
+import functools
+
 import keras
 from keras import ops
+
+# Entries from which on XLA is helped with a sum or a maximum.
+_LONG = 2**12
 
 
 def inside_xla():
@@ -25,18 +30,47 @@ def on_jax_at_once():
     return not isinstance(jax.numpy.zeros(()), jax.core.Tracer)
 
 
+def _inside_xla_of_tensorflow():
+    return keras.backend.backend() == "tensorflow" and inside_xla()
+
+
 def total(x, axis=None):
-    """The sum of a tensor's entries over some axes, or all.
-
-    On TensorFlow, XLA's sum over all axes of what is computed on the way is half as fast as that
-    over the last one, and it makes a single one of two unless it is kept from it.
-    """
-    on_tensorflow = keras.backend.backend() == "tensorflow"
-    if axis is None and len(x.shape) > 1 and on_tensorflow and inside_xla():
-        from tensorflow.compiler.tf2xla.python import xla
-
-        (x,) = xla.optimization_barrier(ops.sum(x, axis=-1))
+    """The sum of a tensor's entries over some axes, or all."""
+    if axis is None and _inside_xla_of_tensorflow():
+        return _in_eights(x, ops.sum, ops.add)
     return ops.sum(x, axis=axis)
+
+
+def greatest(x, axis=None):
+    """The largest entry over some axes, or all. See `maxima_drop_nans`."""
+    if not _inside_xla_of_tensorflow():
+        return ops.max(x, axis=axis)
+    x = ops.where(ops.isnan(x), ops.full((), float("inf"), x.dtype), x)
+    return ops.max(x, axis=axis) if axis is not None else _in_eights(x, ops.max, ops.maximum)
+
+
+def maxima_drop_nans():
+    """Whether `greatest` may overlook what is not a number; else that makes it infinite or NaN."""
+    return not _inside_xla_of_tensorflow()
+
+
+def _in_eights(x, reduce, join):
+    """A sum or maximum of all entries as TensorFlow's XLA computes it fast on processors.
+
+    That of more than 32 numbers becomes one over windows there, for which it writes to memory what
+    they are computed from. Those of eight neighbours are computed on the way, as fast as TensorFlow
+    does without XLA. The barrier keeps XLA from making one of them all again.
+    """
+    from tensorflow.compiler.tf2xla.python import xla
+
+    x, rest = ops.reshape(x, (-1,)), []
+    while x.shape[0] >= _LONG:
+        whole = x.shape[0] - x.shape[0] % 128
+        if whole < x.shape[0]:
+            rest.append(reduce(x[whole:]))
+        eights = reduce(ops.reshape(x[:whole], (-1, 16, 8)), axis=-1)
+        (x,) = xla.optimization_barrier(ops.reshape(eights, (-1,)))
+    return functools.reduce(join, rest, reduce(x))
 
 
 def cond(condition, true, false):
