@@ -12,13 +12,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
+from tensorflow.compiler.tf2xla.python import xla
 from tensorflow.python.eager import context
 
 from benchmarks.measure import spread, timed_alone, turns
 from benchmarks.models import PROBLEMS, gradients
 from tf_blocknorm.experiments import records, tables
 from tf_blocknorm.norms import Block, fused_tensorflow
-from tf_blocknorm.norms.modes import total
+from tf_blocknorm.norms.modes import greatest, total
 from tf_blocknorm.optimizers.kernels.shared import parts
 
 raw = tf.raw_ops
@@ -173,8 +174,14 @@ def table(p):
         optimizer.build(variables)
         return lambda: optimizer.apply(p.g, variables)
 
+    def rows(x):
+        return tf.reduce_sum(tf.reshape(x * x, [-1, x.shape[-1]]), axis=1)
+
     def by_rows(x):
-        return tf.reduce_sum(tf.reduce_sum(tf.reshape(x * x, [-1, x.shape[-1]]), axis=1))
+        return tf.reduce_sum(rows(x))
+
+    def by_rows_apart(x):
+        return tf.reduce_sum(xla.optimization_barrier(rows(x))[0])
 
     def by_columns(x):
         return tf.reduce_sum(tf.reduce_sum(tf.reshape(x * x, [-1, x.shape[-1]]), axis=0))
@@ -197,9 +204,11 @@ def table(p):
         "sum of squares, XLA: rows first": p.reduced(by_rows, True),
         "sum of squares, XLA: columns first": p.reduced(by_columns, True),
         "sum of squares, XLA: matrix product": p.reduced(by_product, True),
-        "sum of squares, XLA: rows first, kept apart": p.reduced(lambda x: total(x * x), True),
+        "sum of squares, XLA: rows first, kept apart": p.reduced(by_rows_apart, True),
+        "sum of squares, XLA: in eights": p.reduced(lambda x: total(x * x), True),
         "largest, XLA: reduce_max(abs)": p.reduced(lambda x: tf.reduce_max(tf.abs(x)), True),
         "largest, XLA: reduce_max, reduce_min": p.reduced(by_extremes, True),
+        "largest, XLA: abs in eights, no NaN lost": p.reduced(lambda x: greatest(tf.abs(x)), True),
         "largest: reduce_max(abs)": p.reduced(lambda x: tf.reduce_max(tf.abs(x))),
         "largest: reduce_max, reduce_min": p.reduced(by_extremes),
         "scalar products, in stretches": p.reduced(lambda x: fused_tensorflow.dot(x, x)),

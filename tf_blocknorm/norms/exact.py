@@ -82,7 +82,8 @@ def _in_one_dtype(blocks):
     found = {x.dtype for b in blocks for x in b.tensors}
     dtypes = set(map(keras.backend.standardize_dtype, found))
     dtype = "float64" if "float64" in dtypes else "float32"
-    if dtypes == {dtype}:
+    # Nowhere else are all of them tensors; and Keras's cast takes as long as measuring a small one.
+    if keras.backend.backend() == "torch" and dtypes == {dtype}:
         return blocks, dtype
     return [block.map(lambda x: ops.cast(x, dtype)) for block in blocks], dtype
 

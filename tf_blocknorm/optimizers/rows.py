@@ -70,7 +70,10 @@ def values(gradient):
     """The entries of a gradient that may be sparse, as a tensor."""
     if is_sparse(gradient):
         return gradient.values
-    return gradient if ops.is_tensor(gradient) else ops.convert_to_tensor(gradient)
+    # On torch, what is a tensor is no variable; and being asked costs less than being converted.
+    if keras.backend.backend() == "torch" and ops.is_tensor(gradient):
+        return gradient
+    return ops.convert_to_tensor(gradient)
 
 
 def with_values(gradient, changed):
