@@ -362,8 +362,8 @@ FAULTS = [
     (
         "every gradient of rows becomes dense",
         HOOKS,
-        "if not (rows.is_sparse(gradient) and",
-        "if True or not (rows.is_sparse(gradient) and",
+        "helps = rows.is_sparse(gradient) and",
+        "helps = False and",
         "test_sparse.py -k what_moves_rows",
     ),
     (

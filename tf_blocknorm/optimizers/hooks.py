@@ -39,6 +39,14 @@ PRIVATE = (
 PRIVATE_ON_TORCH = ("_parallel_update_step",)
 PRIVATE_ON_TENSORFLOW = ("_all_reduce_sum_gradients", "_distributed_tf_update_step")
 
+# What makes Keras unscale, clip or accumulate gradients, which it does with tensors only.
+CHANGE_GRADIENTS = (
+    "loss_scale_factor",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "gradient_accumulation_steps",
+)
 
 Visit = collections.namedtuple("Visit", ["index", "variable", "direction", "gradient"])
 Visit.__doc__ = """A variable (or its copy on a replica) that the wrapped rule has been run for.
@@ -223,12 +231,9 @@ class TensorFlowHooks(_CommonHooks):
         """A gradient as all that follows may see it: as rows where that helps, else dense."""
         import tensorflow as tf
 
-        if not (rows.is_sparse(gradient) and rows.is_large(variable) and self.takes_rows()):
-            return dense(gradient, variable)
-        # Keras unscales, clips and accumulates tensors only.
-        changed = ("loss_scale_factor", "clipnorm", "clipvalue", "global_clipnorm")
-        changed = [*changed, "gradient_accumulation_steps"]
-        if any(getattr(self, name) for name in changed) or tf.distribute.has_strategy():
+        helps = rows.is_sparse(gradient) and rows.is_large(variable) and self.takes_rows()
+        changed = any(getattr(self, name) for name in CHANGE_GRADIENTS)
+        if not helps or changed or tf.distribute.has_strategy():
             return dense(gradient, variable)
         compiled = self.jit_compile or norms.inside_xla()
         return rows.each_once(gradient, variable, compiled)
