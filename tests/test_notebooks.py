@@ -44,6 +44,7 @@ def test_outputs_are_those_of_a_whole_run_without_errors(script):
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert "error" not in {output["output_type"] for output in outputs}
     assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert "Warning" not in json.dumps(outputs)
     assert not [path for path in (FOLDER.parent, pathlib.Path.home()) if str(path) in text]
 
 

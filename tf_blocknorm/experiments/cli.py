@@ -29,8 +29,16 @@ def main(argv=None):
         )
         return 2
     arguments = parsing.parser().parse_args(argv)
+    # A notebook is to be saved as a file is: without bars, which would be there a thousand times.
+    is_terminal = sys.stdout.isatty() and not Console().is_jupyter
     # Tables in a file are not cut to the 80 columns of a terminal that is not there.
-    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+    width = None if is_terminal else 160
+    console = Console(
+        soft_wrap=True,
+        width=width,
+        force_jupyter=False,
+        force_terminal=None if is_terminal else False,
+    )
     try:
         _check_folder(getattr(arguments, "out", None))
         if arguments.command == "list":
