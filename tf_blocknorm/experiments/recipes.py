@@ -152,7 +152,7 @@ RECIPES = {
     ),
     "BlockNormSGD-unit": Recipe(
         "BlockNormSGD",
-        {"norm": "rms", "block": "unit", "exclude": "vectors"},
+        {"norm": "rms", "block": "unit", "exclude": ["vectors"]},
         "BlockNormSGD, rms norm per unit",
         SMALL_GRID,
     ),
