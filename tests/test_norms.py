@@ -64,7 +64,8 @@ def test_long_tensors(norm, mode, entries):
     """Whose sums XLA is helped with, in several stages, each of which may leave a rest."""
     x = random((entries,))
     size = compiled(lambda x: norms.sizes([norms.Block([x])], norm), mode)(x)
-    np.testing.assert_allclose(size, [reference.size(x.astype(float), norm)], rtol=1e-6)
+    # torch adds up to 8192 numbers one after another; a rest that is lost is 2e-4 or more.
+    np.testing.assert_allclose(size, [reference.size(x.astype(float), norm)], rtol=4e-6)
 
 
 @ALL_NORMS
