@@ -31,10 +31,9 @@ class BlockNormSGD(BlockNormalized, keras.optimizers.SGD):
       with a NaN or an infinity makes its block NaN (use `keras.callbacks.TerminateOnNaN`, or
       Keras's `LossScaleOptimizer`, which skips such steps).
     - A constant step length never comes to rest: let the learning rate decay, best linearly to 0.
-    - Of a large embedding on TensorFlow, only the rows that a batch has looked up are read and
-      moved (and become NaN with a broken gradient), where the step of all others is zero: without
-      momentum, noise, `scale`, `norm_epsilon`, clipping, loss scaling, accumulation, units and
-      distribution strategies, and with a norm other than `"std"` and `"min_max"`.
+    - Of a large embedding on TensorFlow, only the rows that were looked up are read and moved (or
+      become NaN): without momentum, noise, `scale`, `norm_epsilon`, clipping, loss scaling,
+      accumulation, units, distribution strategies, and the norms `"std"` and `"min_max"`.
 
     Arguments of `keras.optimizers.SGD`, in its order, and then by keyword:
 
