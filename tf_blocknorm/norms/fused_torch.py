@@ -21,9 +21,10 @@ def sizes(blocks, norm):
         return None
     order = _ORDERS[norm]
     tensors = [_short(x, order) for block in blocks for x in block.tensors]
-    numbers = iter(torch._foreach_norm(tensors, order))
-    parts = [torch.stack([next(numbers) for _ in block.tensors]) for block in blocks]
-    found = torch.stack([torch.linalg.vector_norm(p, order) if len(p) > 1 else p[0] for p in parts])
+    found = torch.stack(torch._foreach_norm(tensors, order))
+    if len(tensors) > len(blocks):
+        parts = found.split([len(block.tensors) for block in blocks])
+        found = torch.stack([torch.linalg.vector_norm(part, order) for part in parts])
     if norm in ("rms", "avg_l2", "avg_l1"):
         counts = [float(block.count) for block in blocks]
         counts = torch.tensor(counts, dtype=found.dtype, device=found.device)
@@ -33,7 +34,7 @@ def sizes(blocks, norm):
 
 def _short(x, order):
     """A tensor of the same norm, in which a sum on a CPU is not long."""
-    while x.device.type == "cpu" and x.numel() > _LONG:
+    while x.numel() > _LONG and x.device.type == "cpu":
         x = x.reshape(-1)
         whole = len(x) - len(x) % _ROW
         rows = torch.linalg.vector_norm(x[:whole].view(-1, _ROW), order, dim=1)

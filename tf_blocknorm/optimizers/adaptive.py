@@ -9,6 +9,7 @@ from tf_blocknorm.optimizers import agreement, arguments
 from tf_blocknorm.optimizers.base import BlockNormalized
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
+from tf_blocknorm.optimizers.kernels.shared import cast
 
 
 @form
@@ -230,7 +231,7 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         name = self._partition.names[index]
-        gradient = ops.cast(gradient, variable.dtype)
+        gradient = cast(gradient, variable.dtype)
         if name is None:
             rate = ops.cast(learning_rate, variable.dtype) * self.initial_rate
             self.assign_sub(variable, ops.multiply(rate, gradient))

@@ -11,7 +11,7 @@ from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
 from tf_blocknorm.optimizers.kernels import FUSED, ORDERED, after
-from tf_blocknorm.optimizers.kernels.shared import parts
+from tf_blocknorm.optimizers.kernels.shared import cast, parts
 from tf_blocknorm.optimizers.trust import TrustRatio
 
 # Into how many parts an update is divided at most, and how many weights a part has at least.
@@ -136,7 +136,7 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         m, v = self._momenta[index], self._velocities[index]
-        g = ops.cast(gradient, variable.dtype)
+        g = cast(gradient, variable.dtype)
         if self._fits(variable, g):
             # Not yet where the order of things can be told, so that few exist at a time.
             step = None if ORDERED else self._fused_direction(index, g, variable)
@@ -151,26 +151,20 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
 
     def _fused_direction(self, index, g, variable):
         dtype = keras.backend.standardize_dtype(g.dtype)
-        start = None
-        if self.weight_decay and self._use_weight_decay(variable):
-            start = ops.multiply(variable, ops.cast(self.weight_decay, dtype))
-        # As the operation sees them, so that averages and corrections belong together.
-        betas = [float(np.asarray(beta, dtype)) for beta in (self.beta_1, self.beta_2)]
 
         def scalars():
+            # As the operation sees them, so that averages and corrections belong together.
+            betas = [float(np.asarray(beta, dtype)) for beta in (self.beta_1, self.beta_2)]
             corrections = [ops.ones((), dtype)] * 2
             if self.bias_correction:
                 corrections = [self._correction(beta, g) for beta in betas]
-            return FUSED.adam_scalars(self.epsilon, *corrections)
+            return *betas, *FUSED.adam_scalars(self.epsilon, *corrections)
 
-        return FUSED.adam_direction(
-            self._momenta[index],
-            self._velocities[index],
-            g,
-            *betas,
-            *self._once("adam", dtype, scalars),
-            start,
-        )
+        scalars, start = self._once("adam", dtype, scalars), None
+        if self.weight_decay and self._use_weight_decay(variable):
+            start = ops.multiply(variable, ops.cast(self.weight_decay, dtype))
+        slots = self._momenta[index], self._velocities[index]
+        return FUSED.adam_direction(*slots, g, *scalars, start)
 
     def _correction(self, beta, like):
         """1 - beta ** t, exact also where that is small."""

@@ -7,6 +7,7 @@ from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.blockwise import Blockwise
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.kernels import FUSED
+from tf_blocknorm.optimizers.kernels.shared import cast
 from tf_blocknorm.optimizers.rows import times
 
 # What `NovoGrad.like` knows: the arguments that make it another implementation.
@@ -212,10 +213,9 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        rate = ops.cast(learning_rate, variable.dtype)
-        momentum = self._momenta[index]
+        momentum, rate = self._momenta[index], learning_rate
 
-        update = ops.cast(times(gradient, self.factor(index)), variable.dtype)
+        update = cast(times(gradient, self.factor(index)), variable.dtype)
         update = self._plus_decay(update, variable)
         if self.grad_averaging:
             share = 1.0 - self.beta_1
@@ -223,13 +223,13 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
                 share = ops.where(ops.equal(self.iterations, 0), 1.0, share)
             update = ops.multiply(update, ops.cast(share, variable.dtype))
         if self.learning_rate_inside:
-            update, rate = ops.multiply(update, rate), ops.ones_like(rate)
+            update, rate = ops.multiply(update, ops.cast(rate, variable.dtype)), 1.0
         if self._fits(variable, update, rate):
             FUSED.heavy_ball(variable, momentum, update, self.beta_1, rate)
             return
         update = ops.add(ops.multiply(momentum, self.beta_1), update)
         self.assign(momentum, update)
-        self.assign_sub(variable, ops.multiply(rate, update))
+        self.assign_sub(variable, ops.multiply(ops.cast(rate, variable.dtype), update))
 
     def on_updates(self, visits, learning_rate):
         for variable, value in self._scratch.norms:

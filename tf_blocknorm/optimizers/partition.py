@@ -38,7 +38,7 @@ class Partition:
             None if skip or 0 in v.shape or _is_statistic(v) else name
             for name, skip, v in zip(blocks.assign(variables, block), skipped, variables)
         )
-        self._places, labels, counts = {}, [], []
+        self._places, self._orders, labels, counts = {}, {}, [], []
         for name, group in self.members().items():
             start, shape = len(labels), variables[group[0]].shape
             entries = sum(math.prod(variables[i].shape) for i in group)
@@ -91,9 +91,12 @@ class Partition:
 
     def order(self, names):
         """The same as positions: an array of integers, one for each number of these blocks."""
-        places = np.arange(len(self.labels))
-        found = [np.atleast_1d(places[place]) for place in self.places(names)]
-        return np.concatenate([places[:0], *found])  # of no blocks, too
+        key = tuple(names)
+        if key not in self._orders:
+            places = np.arange(len(self.labels))
+            found = [np.atleast_1d(places[place]) for place in self.places(names)]
+            self._orders[key] = np.concatenate([places[:0], *found])  # of no blocks, too
+        return self._orders[key]
 
     def mask(self, names):
         """For each label, whether it belongs to one of these blocks: an array of bools."""

@@ -15,6 +15,11 @@ def rank(scalar):
     return len(getattr(scalar, "shape", ()))
 
 
+def cast(tensor, dtype):
+    """`keras.ops.cast`, unless there is nothing to do: then it takes longer than an update."""
+    return tensor if _standard(tensor.dtype) == dtype else ops.cast(tensor, dtype)
+
+
 def fits(variable, tensor, *scalars):
     """Whether the operations take this variable, with this tensor and these scalars (or None)."""
     dtype = _standard(variable.dtype)
