@@ -1,0 +1,261 @@
+"""What the rules cost on JAX and torch as bare formulas: how far down their updates can come.
+
+    python -m benchmarks.floors [small | large] [--rounds 15] [--out FILE.md]
+
+Written for one network: no blocks, exclusions or options, no Keras, and no look at whether squares
+leave the range of floats. Beside each stands the fastest optimizer of the same rule from optax, or
+from torch and its packages; plain SGD, momentum and Adam, which compute no norm.
+"""
+
+import argparse
+
+import jax
+import numpy as np
+import optax
+import torch
+from jax import numpy as jnp
+from rich.console import Console
+
+from benchmarks import jax_, torch_
+from benchmarks.contenders import RATE
+from benchmarks.measure import ratio, spread, turns
+from benchmarks.models import PROBLEMS, gradients
+from tf_blocknorm.experiments import records, tables
+from tf_blocknorm.norms import Block, fused_torch
+from tf_blocknorm.optimizers.kernels.shared import parts
+
+# The optimizer, the rule of others that it is measured against, its slots: tensors and numbers.
+RULES = {
+    "BlockNormSGD": ("sgd", 0, 0),
+    "BlockNormSGD, momentum": ("momentum", 1, 0),
+    "LARS": ("lars", 1, 0),
+    "AdaptiveBlockNormSGD": ("momentum", 1, 1),
+    "BlockNormAdam": ("adam", 2, 0),
+    "NovoGrad": ("novograd", 1, 0),
+    "LAMB": ("lamb", 2, 0),
+}
+EPSILON = 1e-7
+
+
+class Jax:
+    """A rule maps a variable, its slots and its gradient to new ones; one compiled step for all."""
+
+    def __init__(self, arrays):
+        self.gradients = [jnp.asarray(array) for array in arrays]
+
+    def floor(self, name):
+        """Return a function that makes one update."""
+        rule, (_, tensors, numbers) = _JAX_RULES[name], RULES[name]
+        slots = [
+            [*(jnp.zeros_like(g) for _ in range(tensors)), *[jnp.float32(RATE)] * numbers]
+            for g in self.gradients
+        ]
+
+        def step(weights, slots, gradients):
+            found = [rule(w, *s, g) for w, s, g in zip(weights, slots, gradients)]
+            return [w for w, *_ in found], [s for _, *s in found]
+
+        return self._run(step, slots)
+
+    def peers(self, rule):
+        """Return functions that make one update, of the optimizers of that rule."""
+        return [self._peer(make()) for _, other, make in jax_.PEERS if other == rule]
+
+    def _peer(self, optimizer):
+        def step(weights, state, gradients):
+            updates, state = optimizer.update(gradients, state, weights)
+            return optax.apply_updates(weights, updates), state
+
+        return self._run(step, optimizer.init(self.gradients))
+
+    def _run(self, step, state):
+        # Copies, as what is donated is gone, and some of it is there several times.
+        held = list(jax.tree.map(jnp.copy, (self.gradients, state)))
+        step = jax.jit(step, donate_argnums=(0, 1))
+
+        def run():
+            held[:] = step(*held, self.gradients)
+            jax.block_until_ready(held)
+
+        return run
+
+
+def _length(x):
+    return jnp.sqrt(jnp.sum(x * x))
+
+
+def _jax_momentum(w, m, g):
+    m = 0.9 * m - RATE / _length(g) * g
+    return w + m, m
+
+
+def _jax_lars(w, m, g):
+    m = 0.9 * m - 1e-3 * RATE * _length(w) / _length(g) * g
+    return w + m, m
+
+
+def _jax_adaptive(w, a, rate, g):
+    unit = g / _length(g)
+    cosine = jnp.sum(unit * a)
+    return w - rate / jnp.max(jnp.abs(g)) * g, unit, rate * (1.0 + 0.05 * cosine)
+
+
+def _jax_adam(w, m, v, g):
+    u = g / _length(g)
+    m, v = 0.9 * m + 0.1 * u, 0.999 * v + 0.001 * u * u
+    return w - RATE * m / (jnp.sqrt(v) + EPSILON), m, v
+
+
+def _jax_novograd(w, m, g):
+    m = 0.95 * m + g / _length(g)
+    return w - RATE * m, m
+
+
+def _jax_lamb(w, m, v, g):
+    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+    step = m / (jnp.sqrt(v) + EPSILON) + 0.01 * w
+    return w - RATE * _length(w) / _length(step) * step, m, v
+
+
+_JAX_RULES = {
+    "BlockNormSGD": lambda w, g: (w - RATE / _length(g) * g,),
+    "BlockNormSGD, momentum": _jax_momentum,
+    "LARS": _jax_lars,
+    "AdaptiveBlockNormSGD": _jax_adaptive,
+    "BlockNormAdam": _jax_adam,
+    "NovoGrad": _jax_novograd,
+    "LAMB": _jax_lamb,
+}
+
+
+class Torch:
+    """A rule changes lists of tensors in place: of all variables, or of as many as fit a cache."""
+
+    def __init__(self, arrays):
+        self.gradients = [torch.from_numpy(array) for array in arrays]
+        self.weights = [g.clone() for g in self.gradients]
+
+    def floor(self, name):
+        """Return a function that makes one update."""
+        rule, (_, tensors, numbers) = _TORCH_RULES[name], RULES[name]
+        slots = [[torch.zeros_like(g) for g in self.gradients] for _ in range(tensors)]
+        lists = [self.weights, *slots, self.gradients]
+        sizes = [g.numel() for g in self.gradients]
+        bundles = [list(map(list, zip(*part))) for part in parts(zip(*lists), sizes, 2**21)]
+        rates = [torch.full((len(bundle[0]),), RATE) for bundle in bundles]
+
+        def run():
+            for bundle, rate in zip(bundles, rates):
+                rule(*bundle[:-1], *[rate] * numbers, bundle[-1])
+
+        return run
+
+    def peers(self, rule):
+        """Return functions that make one update, of the optimizers of that rule."""
+        found = (*torch_.PEERS, *torch_.others())
+        return [self._peer(make) for _, other, make in found if other == rule]
+
+    def _peer(self, make):
+        weights = [torch.nn.Parameter(g.clone()) for g in self.gradients]
+        for weight, gradient in zip(weights, self.gradients):
+            weight.grad = gradient
+        return make(weights).step
+
+
+def _lengths(tensors, norm="l2"):
+    return fused_torch.sizes([Block([x]) for x in tensors], norm)
+
+
+def _step(ws, directions, rates):
+    torch._foreach_addcmul_(ws, directions, rates.unbind(), value=-1)
+
+
+def _averages(ms, vs, gs):
+    torch._foreach_lerp_(ms, gs, 0.1)
+    torch._foreach_mul_(vs, 0.999)
+    torch._foreach_addcmul_(vs, gs, gs, value=0.001)
+    roots = torch._foreach_sqrt(vs)
+    torch._foreach_add_(roots, EPSILON)
+    return roots
+
+
+def _torch_momentum(ws, ms, gs, factors=1.0):
+    torch._foreach_mul_(ms, 0.9)
+    _step(ms, gs, RATE * factors / _lengths(gs))
+    torch._foreach_add_(ws, ms)
+
+
+def _torch_adaptive(ws, directions, rates, gs):
+    inverses = 1.0 / _lengths(gs)
+    products = torch.stack([torch.dot(g.view(-1), a.view(-1)) for g, a in zip(gs, directions)])
+    _step(ws, gs, rates / _lengths(gs, "max"))
+    torch._foreach_copy_(directions, torch._foreach_mul(gs, inverses.unbind()))
+    rates.mul_(1.0 + 0.05 * products * inverses)
+
+
+def _torch_adam(ws, ms, vs, gs):
+    units = torch._foreach_mul(gs, (1.0 / _lengths(gs)).unbind())
+    torch._foreach_addcdiv_(ws, ms, _averages(ms, vs, units), value=-RATE)
+
+
+def _torch_novograd(ws, ms, gs):
+    torch._foreach_mul_(ms, 0.95)
+    torch._foreach_addcmul_(ms, gs, (1.0 / _lengths(gs)).unbind())
+    torch._foreach_add_(ws, ms, alpha=-RATE)
+
+
+def _torch_lamb(ws, ms, vs, gs):
+    steps = torch._foreach_div(ms, _averages(ms, vs, gs))
+    torch._foreach_add_(steps, ws, alpha=0.01)
+    _step(ws, steps, RATE * _lengths(ws) / _lengths(steps))
+
+
+_TORCH_RULES = {
+    "BlockNormSGD": lambda ws, gs: _step(ws, gs, RATE / _lengths(gs)),
+    "BlockNormSGD, momentum": _torch_momentum,
+    "LARS": lambda ws, ms, gs: _torch_momentum(ws, ms, gs, 1e-3 * _lengths(ws)),
+    "AdaptiveBlockNormSGD": _torch_adaptive,
+    "BlockNormAdam": _torch_adam,
+    "NovoGrad": _torch_novograd,
+    "LAMB": _torch_lamb,
+}
+
+
+def cells(backend, name, rounds):
+    """Return what a row says of one backend: milliseconds, and the ratio with its quartiles."""
+    runs = {name: backend.floor(name), **dict(enumerate(backend.peers(RULES[name][0])))}
+    times = turns(runs, rounds, seconds=60)
+    own = times.pop(name)
+    fastest = min(times.values(), key=lambda found: spread(found)["median"])
+    found = ratio(own, fastest)
+    return [
+        f"{1e3 * spread(own)['median']:.3g}",
+        f"{found['median']:.2f} [{found['low']:.2f}-{found['high']:.2f}]",
+    ]
+
+
+def main():
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("network", nargs="?", default="large", choices=("small", "large"))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", help="where to write the table, as Markdown")
+    arguments = parser.parse_args()
+    shapes = [tuple(v.shape) for v in PROBLEMS[arguments.network].build().trainable_variables]
+    arrays = list(gradients(shapes, np.random.default_rng(0)))
+    header, rows = ["bare rule"], [[name] for name in RULES]
+    for title, others, backend in (
+        ("JAX", "optax's", Jax(arrays)),
+        ("torch", "the fastest of the rule", Torch(arrays)),
+    ):
+        header += [f"{title}, ms", f"relative to {others}"]
+        with torch.no_grad():
+            for row, name in zip(rows, RULES):
+                row += cells(backend, name, arguments.rounds)
+    Console().print(tables.terminal(header, rows))
+    if arguments.out:
+        records.write_text(arguments.out, tables.markdown(header, rows))
+
+
+if __name__ == "__main__":
+    main()
