@@ -95,9 +95,11 @@ def _jax_lars(w, m, g):
 
 
 def _jax_adaptive(w, a, rate, g):
-    unit = g / _length(g)
-    cosine = jnp.sum(unit * a)
-    return w - rate / jnp.max(jnp.abs(g)) * g, unit, rate * (1.0 + 0.05 * cosine)
+    inverse = 1.0 / _length(g)
+    # Ordered, as XLA would copy the slot to be able to change it before it is read.
+    inverse, product = jax.lax.optimization_barrier((inverse, jnp.sum(g * a)))
+    rate, step = rate * (1.0 + 0.05 * inverse * product), rate / jnp.max(jnp.abs(g)) * g
+    return w - step, inverse * g, rate
 
 
 def _jax_adam(w, m, v, g):

@@ -183,8 +183,24 @@ def table(p):
     def by_rows_apart(x):
         return tf.reduce_sum(xla.optimization_barrier(rows(x))[0])
 
+    def units(x):
+        return tf.reduce_sum(tf.reshape(x * x, [-1, x.shape[-1]]), axis=0)
+
     def by_columns(x):
-        return tf.reduce_sum(tf.reduce_sum(tf.reshape(x * x, [-1, x.shape[-1]]), axis=0))
+        return tf.reduce_sum(units(x))
+
+    def by_columns_apart(x):
+        return tf.reduce_sum(xla.optimization_barrier(units(x))[0])
+
+    def by_columns_in_eights(x):
+        x, rest = tf.reshape(x * x, [-1, x.shape[-1]]), []
+        while x.shape[0] > 32:
+            whole = x.shape[0] - x.shape[0] % 8
+            rest.append(tf.reduce_sum(x[whole:], axis=0))
+            eights = tf.reduce_sum(tf.reshape(x[:whole], [-1, 8, x.shape[-1]]), axis=1)
+            (x,) = xla.optimization_barrier(eights)
+        found = tf.add_n([tf.reduce_sum(x, axis=0), *rest])
+        return tf.reduce_sum(xla.optimization_barrier(found)[0])
 
     def by_product(x):
         row = tf.reshape(x, [1, -1])
@@ -206,6 +222,9 @@ def table(p):
         "sum of squares, XLA: matrix product": p.reduced(by_product, True),
         "sum of squares, XLA: rows first, kept apart": p.reduced(by_rows_apart, True),
         "sum of squares, XLA: in eights": p.reduced(lambda x: total(x * x), True),
+        "sums of squares of units": p.reduced(by_columns),
+        "sums of squares of units, XLA": p.reduced(by_columns_apart, True),
+        "sums of squares of units, XLA: in eights": p.reduced(by_columns_in_eights, True),
         "largest, XLA: reduce_max(abs)": p.reduced(lambda x: tf.reduce_max(tf.abs(x)), True),
         "largest, XLA: reduce_max, reduce_min": p.reduced(by_extremes, True),
         "largest, XLA: abs in eights, no NaN lost": p.reduced(lambda x: greatest(tf.abs(x)), True),
