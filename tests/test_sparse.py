@@ -41,14 +41,14 @@ OPTIMIZERS = {
 )
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_sparse_equals_dense(name, mode, more, monkeypatch):
-    """Rows that come twice, and rows that cancel."""
+    """Rows that come twice, with others between, and rows that cancel."""
     monkeypatch.setattr(rows, "LARGE", 1)
     rng = np.random.default_rng(0)
     start = rng.normal(size=(7, 3)).astype("float32")
-    indices = np.array([[1, 1, 5, 5, 2], [0, 3, 3, 3, 6]])
+    indices = np.array([[1, 5, 1, 5, 2], [3, 0, 3, 6, 3]])
     values = rng.normal(size=(2, 5, 3)).astype("float32")
-    values[0, 3] = -values[0, 2]
-    values[1, 1] *= 100
+    values[0, 3] = -values[0, 1]
+    values[1, 2] *= 100
 
     def train(sparse):
         table = keras.Variable(start, name="table")
