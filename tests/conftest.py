@@ -31,7 +31,7 @@ PORTABLE = {
     "test_properties.py",
     "test_taps.py",
 }
-ONLY = {"jax": {"test_jax.py"}, "torch": {"test_kernels_torch.py"}}
+ONLY = {"jax": {"test_jax.py", "test_benchmarks_floors.py"}, "torch": {"test_kernels_torch.py"}}
 
 
 def pytest_ignore_collect(collection_path):

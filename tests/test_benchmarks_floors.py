@@ -1,16 +1,10 @@
 """The bare formulas of the speed benchmark: two writings of each rule that make the same steps."""
 
-import keras
 import numpy as np
 import pytest
+import torch
 
-if keras.backend.backend() != "jax":
-    pytest.skip("once is enough", allow_module_level=True)
-
-pytest.importorskip("optax")
-torch = pytest.importorskip("torch")
-
-from benchmarks import floors  # noqa: E402
+from benchmarks import floors
 
 
 @pytest.mark.parametrize("name", floors.RULES)
