@@ -72,7 +72,8 @@ def test_records_have_what_tables_need(result):
         next(t for title, t in tables.items() if w in title) for w in ("Keras's: ", "Tra")
     )
     assert [row[0] for row in ratios[1]] == [c.name for c in report.OURS]
-    assert all("≤" in row[2] for row in ratios[1])
+    assert ratios[0][3] == "large, graph"
+    assert all("≤" in row[3] for row in ratios[1])
     assert all(row[1] and row[4] and row[6] for row in rest[1])
     assert any("other libraries" in title for title in tables)
     assert "| BlockNormSGD | Keras SGD |" in (result[0] / "speed.md").read_text()
