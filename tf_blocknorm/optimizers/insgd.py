@@ -11,6 +11,7 @@ from tf_blocknorm.optimizers.blockwise import Blockwise
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.inputs.matching import Powers, validate_powers
 from tf_blocknorm.optimizers.kernels import FUSED
+from tf_blocknorm.optimizers.kernels.shared import cast
 from tf_blocknorm.optimizers.rows import times
 from tf_blocknorm.optimizers.statistics import CarriesStatistics
 
@@ -239,7 +240,7 @@ class INSGD(CarriesStatistics, Blockwise, keras.optimizers.Optimizer):
         on_gradient = multiplier if self.normalize == "gradient" else None
         on_update = multiplier if self.normalize == "update" else None
 
-        step = times(ops.cast(gradient, variable.dtype), on_gradient)
+        step = times(cast(gradient, variable.dtype), on_gradient)
         step = self._plus_decay(step, variable)
         momentum = self._momenta[index]
         if momentum is not None and self._fits(variable, step, on_update):

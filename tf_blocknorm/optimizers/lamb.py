@@ -152,7 +152,7 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
     def _fused_direction(self, index, g, variable):
         dtype = keras.backend.standardize_dtype(g.dtype)
 
-        def scalars():
+        def make():
             # As the operation sees them, so that averages and corrections belong together.
             betas = [float(np.asarray(beta, dtype)) for beta in (self.beta_1, self.beta_2)]
             corrections = [ops.ones((), dtype)] * 2
@@ -160,7 +160,7 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
                 corrections = [self._correction(beta, g) for beta in betas]
             return *betas, *FUSED.adam_scalars(self.epsilon, *corrections)
 
-        scalars, start = self._once("adam", dtype, scalars), None
+        scalars, start = self._once("adam", dtype, make), None
         if self.weight_decay and self._use_weight_decay(variable):
             start = ops.multiply(variable, ops.cast(self.weight_decay, dtype))
         slots = self._momenta[index], self._velocities[index]

@@ -8,6 +8,7 @@ from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
 from tf_blocknorm.optimizers.kernels import FUSED
+from tf_blocknorm.optimizers.kernels.shared import cast
 from tf_blocknorm.optimizers.rows import times
 from tf_blocknorm.optimizers.trust import TrustRatio
 
@@ -209,7 +210,7 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
             FUSED.velocity(variable, slot, gradient, self.momentum, rate, factor, self.nesterov)
             return
         rate = ops.cast(learning_rate, variable.dtype)
-        update = ops.cast(times(gradient, self.factor(index)), variable.dtype)
+        update = cast(times(gradient, self.factor(index)), variable.dtype)
         if inside:
             update, rate = ops.multiply(update, rate), ops.ones_like(rate)
         if slot is not None:
