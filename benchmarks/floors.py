@@ -7,77 +7,22 @@ leave the range of floats. Beside each stands the fastest optimizer of the same 
 from torch and its packages; plain SGD, momentum and Adam, which compute no norm.
 """
 
-import argparse
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 import torch
 from jax import numpy as jnp
-from rich.console import Console
 
-from benchmarks import jax_, torch_
+from benchmarks import jax_, single_table, torch_
 from benchmarks.contenders import RATE
-from benchmarks.measure import ratio, spread, turns
+from benchmarks.measure import quartiles, ratio, spread, turns
 from benchmarks.models import PROBLEMS, gradients
-from tf_blocknorm.experiments import records, tables
 from tf_blocknorm.norms import Block, fused_torch
 from tf_blocknorm.optimizers.kernels.shared import parts
 
-# The optimizer, the rule of others that it is measured against, its slots: tensors and numbers.
-RULES = {
-    "BlockNormSGD": ("sgd", 0, 0),
-    "BlockNormSGD, momentum": ("momentum", 1, 0),
-    "LARS": ("lars", 1, 0),
-    "AdaptiveBlockNormSGD": ("momentum", 1, 1),
-    "BlockNormAdam": ("adam", 2, 0),
-    "NovoGrad": ("novograd", 1, 0),
-    "LAMB": ("lamb", 2, 0),
-}
 EPSILON = 1e-7
-
-
-class Jax:
-    """A rule maps a variable, its slots and its gradient to new ones; one compiled step for all."""
-
-    def __init__(self, arrays):
-        self.gradients = [jnp.asarray(array) for array in arrays]
-
-    def floor(self, name):
-        """Return a function that makes one update, and returns the weights."""
-        rule, (_, tensors, numbers) = _JAX_RULES[name], RULES[name]
-        slots = [
-            [*(jnp.zeros_like(g) for _ in range(tensors)), *[jnp.float32(RATE)] * numbers]
-            for g in self.gradients
-        ]
-
-        def step(weights, slots, gradients):
-            found = [rule(w, *s, g) for w, s, g in zip(weights, slots, gradients)]
-            return [w for w, *_ in found], [s for _, *s in found]
-
-        return self._run(step, slots)
-
-    def peers(self, rule):
-        """Return functions that make one update, of the optimizers of that rule."""
-        return [self._peer(make()) for _, other, make in jax_.PEERS if other == rule]
-
-    def _peer(self, optimizer):
-        def step(weights, state, gradients):
-            updates, state = optimizer.update(gradients, state, weights)
-            return optax.apply_updates(weights, updates), state
-
-        return self._run(step, optimizer.init(self.gradients))
-
-    def _run(self, step, state):
-        # Copies, as what is donated is gone, and some of it is there several times.
-        held = list(jax.tree.map(jnp.copy, (self.gradients, state)))
-        step = jax.jit(step, donate_argnums=(0, 1))
-
-        def run():
-            held[:] = step(*held, self.gradients)
-            return jax.block_until_ready(held)[0]
-
-        return run
 
 
 def _length(x):
@@ -117,52 +62,6 @@ def _jax_lamb(w, m, v, g):
     m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
     step = m / (jnp.sqrt(v) + EPSILON) + 0.01 * w
     return w - RATE * _length(w) / _length(step) * step, m, v
-
-
-_JAX_RULES = {
-    "BlockNormSGD": lambda w, g: (w - RATE / _length(g) * g,),
-    "BlockNormSGD, momentum": _jax_momentum,
-    "LARS": _jax_lars,
-    "AdaptiveBlockNormSGD": _jax_adaptive,
-    "BlockNormAdam": _jax_adam,
-    "NovoGrad": _jax_novograd,
-    "LAMB": _jax_lamb,
-}
-
-
-class Torch:
-    """A rule changes lists of tensors in place: of all variables, or of as many as fit a cache."""
-
-    def __init__(self, arrays):
-        self.gradients = [torch.from_numpy(array) for array in arrays]
-
-    def floor(self, name):
-        """Return a function that makes one update, and returns the weights."""
-        rule, (_, tensors, numbers) = _TORCH_RULES[name], RULES[name]
-        weights = [g.clone() for g in self.gradients]
-        slots = [[torch.zeros_like(g) for g in self.gradients] for _ in range(tensors)]
-        lists = [weights, *slots, self.gradients]
-        sizes = [g.numel() for g in self.gradients]
-        bundles = [list(map(list, zip(*part))) for part in parts(zip(*lists), sizes, 2**21)]
-        rates = [torch.full((len(bundle[0]),), RATE) for bundle in bundles]
-
-        def run():
-            for bundle, rate in zip(bundles, rates):
-                rule(*bundle[:-1], *[rate] * numbers, bundle[-1])
-            return weights
-
-        return run
-
-    def peers(self, rule):
-        """Return functions that make one update, of the optimizers of that rule."""
-        found = (*torch_.PEERS, *torch_.others())
-        return [self._peer(make) for _, other, make in found if other == rule]
-
-    def _peer(self, make):
-        weights = [torch.nn.Parameter(g.clone()) for g in self.gradients]
-        for weight, gradient in zip(weights, self.gradients):
-            weight.grad = gradient
-        return make(weights).step
 
 
 def _lengths(tensors, norm="l2"):
@@ -213,37 +112,134 @@ def _torch_lamb(ws, ms, vs, gs):
     _step(ws, steps, RATE * _lengths(ws) / _lengths(steps))
 
 
-_TORCH_RULES = {
-    "BlockNormSGD": lambda ws, gs: _step(ws, gs, RATE / _lengths(gs)),
-    "BlockNormSGD, momentum": _torch_momentum,
-    "LARS": lambda ws, ms, gs: _torch_momentum(ws, ms, gs, 1e-3 * _lengths(ws)),
-    "AdaptiveBlockNormSGD": _torch_adaptive,
-    "BlockNormAdam": _torch_adam,
-    "NovoGrad": _torch_novograd,
-    "LAMB": _torch_lamb,
+class Rule(NamedTuple):
+    """One step, written for each backend.
+
+    Attributes:
+        peer: The rule of others that it is measured against.
+        tensors, numbers: How many of its slots are tensors like the variable, and numbers.
+        jax: Maps a variable, its slots and its gradient to new ones.
+        torch: Changes lists of variables and of their slots in place.
+    """
+
+    peer: str
+    tensors: int
+    numbers: int
+    jax: Callable
+    torch: Callable
+
+
+RULES = {
+    "BlockNormSGD": Rule(
+        "sgd",
+        0,
+        0,
+        lambda w, g: (w - RATE / _length(g) * g,),
+        lambda ws, gs: _step(ws, gs, RATE / _lengths(gs)),
+    ),
+    "BlockNormSGD, momentum": Rule("momentum", 1, 0, _jax_momentum, _torch_momentum),
+    "LARS": Rule(
+        "lars",
+        1,
+        0,
+        _jax_lars,
+        lambda ws, ms, gs: _torch_momentum(ws, ms, gs, 1e-3 * _lengths(ws)),
+    ),
+    "AdaptiveBlockNormSGD": Rule("momentum", 1, 1, _jax_adaptive, _torch_adaptive),
+    "BlockNormAdam": Rule("adam", 2, 0, _jax_adam, _torch_adam),
+    "NovoGrad": Rule("novograd", 1, 0, _jax_novograd, _torch_novograd),
+    "LAMB": Rule("lamb", 2, 0, _jax_lamb, _torch_lamb),
 }
+
+
+class Jax:
+    """One compiled step for all variables."""
+
+    def __init__(self, arrays):
+        self.gradients = [jnp.asarray(array) for array in arrays]
+
+    def floor(self, name):
+        """Return a function that makes one update, and returns the weights."""
+        rule = RULES[name]
+        slots = [
+            [*[jnp.zeros_like(g)] * rule.tensors, *[jnp.float32(RATE)] * rule.numbers]
+            for g in self.gradients
+        ]
+
+        def step(weights, slots, gradients):
+            found = [rule.jax(w, *s, g) for w, s, g in zip(weights, slots, gradients)]
+            return [w for w, *_ in found], [s for _, *s in found]
+
+        return self._run(step, slots)
+
+    def peers(self, rule):
+        """Return functions that make one update, of the optimizers of that rule."""
+        return [self._peer(make()) for _, other, make in jax_.PEERS if other == rule]
+
+    def _peer(self, optimizer):
+        return self._run(jax_.step_of(optimizer), optimizer.init(self.gradients))
+
+    def _run(self, step, state):
+        # Copies, as what is donated is gone, and some of it is there several times.
+        held = list(jax.tree.map(jnp.copy, (self.gradients, state)))
+        step = jax.jit(step, donate_argnums=(0, 1))
+
+        def run():
+            held[:] = step(*held, self.gradients)
+            return jax.block_until_ready(held)[0]
+
+        return run
+
+
+class Torch:
+    """Lists of all variables, or of as many as fit a cache."""
+
+    def __init__(self, arrays):
+        self.gradients = [torch.from_numpy(array) for array in arrays]
+
+    def floor(self, name):
+        """Return a function that makes one update, and returns the weights."""
+        rule = RULES[name]
+        weights = [g.clone() for g in self.gradients]
+        slots = [[torch.zeros_like(g) for g in self.gradients] for _ in range(rule.tensors)]
+        lists = [weights, *slots, self.gradients]
+        sizes = [g.numel() for g in self.gradients]
+        bundles = [list(map(list, zip(*part))) for part in parts(zip(*lists), sizes, 2**21)]
+        rates = [torch.full((len(bundle[0]),), RATE) for bundle in bundles]
+
+        def run():
+            for bundle, rate in zip(bundles, rates):
+                rule.torch(*bundle[:-1], *[rate] * rule.numbers, bundle[-1])
+            return weights
+
+        return run
+
+    def peers(self, rule):
+        """Return functions that make one update, of the optimizers of that rule."""
+        found = (*torch_.PEERS, *torch_.others())
+        return [self._peer(make) for _, other, make in found if other == rule]
+
+    def _peer(self, make):
+        weights = [torch.nn.Parameter(g.clone()) for g in self.gradients]
+        return torch_.over(make, weights, self.gradients).step
 
 
 def cells(backend, name, rounds):
     """Return what a row says of one backend: milliseconds, and the ratio with its quartiles."""
-    runs = {name: backend.floor(name), **dict(enumerate(backend.peers(RULES[name][0])))}
+    runs = {name: backend.floor(name), **dict(enumerate(backend.peers(RULES[name].peer)))}
     times = turns(runs, rounds, seconds=60)
     own = times.pop(name)
     fastest = min(times.values(), key=lambda found: spread(found)["median"])
     found = ratio(own, fastest)
     return [
         f"{1e3 * spread(own)['median']:.3g}",
-        f"{found['median']:.2f} [{found['low']:.2f}-{found['high']:.2f}]",
+        f"{found['median']:.2f} {quartiles(found)}",
     ]
 
 
 def main():
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("network", nargs="?", default="large", choices=("small", "large"))
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", help="where to write the table, as Markdown")
-    arguments = parser.parse_args()
+    arguments = single_table.parsed(__doc__, 15)
     shapes = [tuple(v.shape) for v in PROBLEMS[arguments.network].build().trainable_variables]
     arrays = list(gradients(shapes, np.random.default_rng(0)))
     header, rows = ["bare rule"], [[name] for name in RULES]
@@ -255,9 +251,7 @@ def main():
         with torch.no_grad():
             for row, name in zip(rows, RULES):
                 row += cells(backend, name, arguments.rounds)
-    Console().print(tables.terminal(header, rows))
-    if arguments.out:
-        records.write_text(arguments.out, tables.markdown(header, rows))
+    single_table.show(header, rows, arguments.out)
 
 
 if __name__ == "__main__":

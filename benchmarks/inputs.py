@@ -131,7 +131,7 @@ def report(result):
     for model, entries in result["models"].items():
         for who, found in entries.items():
             ratio, time = found["ratio"], found["milliseconds"]
-            told = f"{ratio['median']:.2f} [{ratio['low']:.2f}-{ratio['high']:.2f}]"
+            told = f"{ratio['median']:.2f} {measure.quartiles(ratio)}"
             holds = "" if who in (REFERENCE, AGAIN) else ["no", "yes"][ratio["median"] <= TARGET]
             rows.append([model, who, f"{time['median']:.1f}", told, holds])
     return "\n".join(

@@ -26,6 +26,16 @@ PEERS = (
 )
 
 
+def step_of(rule):
+    """Return the function of weights, state and gradients that makes a step by a rule of optax."""
+
+    def step(weights, state, gradients):
+        updates, state = rule.update(gradients, state, weights)
+        return optax.apply_updates(weights, updates), state
+
+    return step
+
+
 class Runner:
     """One network; every optimizer has its own copy of the weights, as they are donated."""
 
@@ -53,14 +63,8 @@ class Runner:
 
         def preparing(make):
             def prepare(steps):
-                rule = make()
-
-                def step(weights, state, gradients):
-                    updates, state = rule.update(gradients, state, weights)
-                    return optax.apply_updates(weights, updates), state
-
-                weights = [v.value for v in self.variables]
-                return self._prepared(step, rule.init(weights), steps)
+                rule, weights = make(), [v.value for v in self.variables]
+                return self._prepared(step_of(rule), rule.init(weights), steps)
 
             return prepare
 

@@ -63,6 +63,11 @@ def spread(values):
     return {name: float(f"{number:.4g}") for name, number in zip(names, numbers)}
 
 
+def quartiles(found, form=".2f"):
+    """Return the quartiles in what `spread` or `ratio` returned, as tables show them."""
+    return f"[{found['low']:{form}}-{found['high']:{form}}]"
+
+
 def ratio(times, reference):
     """Return median and quartiles of the ratios within the rounds."""
     return spread([a / b for a, b in zip(times, reference, strict=True)])

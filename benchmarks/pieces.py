@@ -6,18 +6,15 @@ Times are per pass over all variables. What `tf_blocknorm/optimizers/kernels/` d
 this table; most rows are ways that were not taken.
 """
 
-import argparse
-
 import keras
 import numpy as np
 import tensorflow as tf
-from rich.console import Console
 from tensorflow.compiler.tf2xla.python import xla
 from tensorflow.python.eager import context
 
+from benchmarks import single_table
 from benchmarks.measure import spread, timed_alone, turns
 from benchmarks.models import PROBLEMS, gradients
-from tf_blocknorm.experiments import records, tables
 from tf_blocknorm.norms import Block, fused_tensorflow
 from tf_blocknorm.norms.modes import greatest, total
 from tf_blocknorm.optimizers.kernels.shared import parts
@@ -259,11 +256,7 @@ def table(p):
 
 def main():
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("network", nargs="?", default="large", choices=("small", "large"))
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--out", help="where to write the table, as Markdown")
-    arguments = parser.parse_args()
+    arguments = single_table.parsed(__doc__, 9)
     pieces = Pieces(arguments.network)
     runs = {name: pieces.repeated(step) for name, step in table(pieces).items()}
     # The first trace of a process pays for what the others find there.
@@ -275,9 +268,7 @@ def main():
         quartiles = f"{found['low']:.3g}-{found['high']:.3g}"
         rows.append([name, f"{found['median']:.3g}", quartiles, f"{1e3 * traces[name]:.0f}"])
     header = ["operation", "ms", "quartiles", "ms to trace"]
-    Console().print(tables.terminal(header, rows))
-    if arguments.out:
-        records.write_text(arguments.out, tables.markdown(header, rows))
+    single_table.show(header, rows, arguments.out)
 
 
 if __name__ == "__main__":

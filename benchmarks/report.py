@@ -1,6 +1,7 @@
 """Tables of a result: what was asked for and whether it holds, then all times."""
 
 from benchmarks.contenders import BY_NAME, CONTENDERS, streams_of
+from benchmarks.measure import quartiles
 from tf_blocknorm.experiments import tables as forms
 
 OURS = tuple(contender for contender in CONTENDERS if contender.targets)
@@ -101,7 +102,7 @@ def _ratios(jobs):
         for problem, mode in places:
             ratio = record(jobs, f"tensorflow-{problem}-{mode}", "update", ours.name).get("ratio")
             target = asked(ours, problem, mode)
-            cells.append(_judged(ratio["median"], target, _quartiles(ratio)) if ratio else "")
+            cells.append(_judged(ratio["median"], target, quartiles(ratio)) if ratio else "")
         if any(cells):
             streams = f"{ours.streams} / {BY_NAME[ours.reference].streams}"
             rows.append([ours.name, ours.reference, streams, *cells])
@@ -212,7 +213,7 @@ def _time(jobs, job, what, name):
             if "error" in entry:
                 return "fails"
             spread = entry["milliseconds"]
-            return f"{spread['median']:.3g} {_quartiles(spread, '.3g')}"
+            return f"{spread['median']:.3g} {quartiles(spread, '.3g')}"
     return ""
 
 
@@ -230,12 +231,8 @@ def _range(values):
     return f"{min(values):.0f}-{max(values):.0f}"
 
 
-def _quartiles(spread, form=".2f"):
-    return f"[{spread['low']:{form}}-{spread['high']:{form}}]"
-
-
-def _judged(value, target, quartiles="", form="{:.2f}"):
-    parts = [form.format(value), quartiles, f"≤ {form.format(target)}"]
+def _judged(value, target, brackets="", form="{:.2f}"):
+    parts = [form.format(value), brackets, f"≤ {form.format(target)}"]
     return " ".join(filter(None, parts)) + (" yes" if value <= target else " no")
 
 

@@ -44,6 +44,13 @@ def others():
     return found
 
 
+def over(make, weights, gradients):
+    """Return the optimizer that `make` makes of these weights, which are given these gradients."""
+    for weight, gradient in zip(weights, gradients):
+        weight.grad = gradient
+    return make(weights)
+
+
 class Runner:
     """One network, its weights shared by all who move them, without a graph."""
 
@@ -72,10 +79,7 @@ class Runner:
 
         def preparing(make):
             def prepare(steps):
-                weights = [v.value for v in self.variables]
-                for weight, gradient in zip(weights, self._gradients):
-                    weight.grad = gradient
-                optimizer = make(weights)
+                optimizer = over(make, [v.value for v in self.variables], self._gradients)
 
                 def state():
                     values = [x for slots in optimizer.state.values() for x in slots.values()]
