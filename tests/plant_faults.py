@@ -153,6 +153,13 @@ FAULTS = [
         "test_memory.py -k forty",
     ),
     (
+        "XLA computes all steps of LAMB before it measures them",
+        EXACT,
+        "functools.partial(once_known, looks_left)",
+        "list",
+        "test_memory.py -k temporary",
+    ),
+    (
         "fused: nobody waits for a turn",
         FUSED,
         "full = large and",
@@ -412,8 +419,15 @@ FAULTS = [
     (
         "the average forgets everything",
         AGREEMENT,
-        "decay * ops.cast(slot, direction.dtype)",
-        "0.0 * ops.cast(slot, direction.dtype)",
+        "decay * cast(",
+        "0.0 * cast(",
+        "test_parity.py -k adaptive",
+    ),
+    (
+        "fused: the average forgets too little",
+        FUSED,
+        "value += _scalar(decay, tensor) * slot",
+        "value += slot",
         "test_parity.py -k adaptive",
     ),
     (

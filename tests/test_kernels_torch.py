@@ -58,6 +58,17 @@ def test_a_broken_entry_breaks_its_block_and_no_other(norm, broken):
     assert list(np.isfinite(found)) == [True, False, True]
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_broken_entry_breaks_a_long_tensor(norm, broken):
+    x = RNG.normal(size=300_001).astype("float32")
+    for place in (0, 150_000, -1):
+        tensor = torch.tensor(x)
+        tensor[place] = broken
+        (found,) = fused_torch.sizes([Block([tensor])], norm)
+        assert not torch.isfinite(found)
+
+
 def test_others_are_left_to_the_formulas():
     block = Block([torch.ones((3, 4))])
     assert fused_torch.sizes([block], "std") is None

@@ -139,9 +139,11 @@ class Quotient(taps.Tap):
         # |s.y| / |s|^2 and |y|^2 / |s.y| without a square: by lengths and the cosine.
         lengths = [ops.cast(norms.sizes(x, "l2"), "float32") for x in (turned, moved)]
         ratio = lengths[0] / lengths[1]
-        units = zip(moved, norms.normalize(moved, "l2"), norms.normalize(turned, "l2"))
-        dots = [sum(ops.sum(a * b, b_.axis) for a, b in zip(u, v)) for b_, u, v in units]
-        cosine = ops.cast(norms.join(dots), "float32")
+        units = [
+            [block.of(unit) for block, unit in zip(blocks, norms.normalize(blocks, "l2"))]
+            for blocks in (moved, turned)
+        ]
+        cosine = ops.cast(norms.dots(*units), "float32")
         epsilon = self.options.epsilon
         along = ratio * ops.abs(cosine)
         long = along + epsilon

@@ -29,8 +29,7 @@ measured and divided in float32; float64 stays float64.
 
 from tf_blocknorm.norms.exact import (
     Block,
-    dot,
-    join,
+    dots,
     norm,
     normalize,
     of_ones,
@@ -46,10 +45,9 @@ from tf_blocknorm.norms.sizes import WITHOUT_ZEROS, get, names
 __all__ = [
     "WITHOUT_ZEROS",
     "Block",
-    "dot",
+    "dots",
     "get",
     "inside_xla",
-    "join",
     "names",
     "norm",
     "normalize",

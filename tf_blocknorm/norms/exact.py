@@ -1,8 +1,10 @@
 """Measuring and dividing without underflow or overflow, exact to the last bit."""
 
 import dataclasses
+import functools
 import itertools
 import math
+from typing import NamedTuple
 
 import keras
 from keras import ops
@@ -13,6 +15,7 @@ from tf_blocknorm.norms.modes import (
     inside_xla,
     maxima_drop_nans,
     on_jax_at_once,
+    once_known,
     total,
 )
 from tf_blocknorm.norms.sizes import DROP_NANS, count, get, nan_if_broken
@@ -39,8 +42,7 @@ _LIMITS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """Tensors that are measured together.
 
     Attributes:
@@ -104,10 +106,14 @@ def split(vector, blocks):
     return [ops.reshape(piece, block.shape) for piece, block in zip(pieces, blocks)]
 
 
-def _measure(blocks, norm, keep=True):
+def _measure(blocks, norm, keep=True, anew=None):
     """The blocks, each brought by a power of two into the range of safe squares, and their sizes.
 
     The power is 1 for a usual gradient.
+
+    Args:
+        blocks, norm, anew: see `unmultiplied`.
+        keep: whether to return blocks.
 
     Returns:
         Blocks (None unless `keep`), a vector of their sizes, and the vector of the powers of two.
@@ -120,7 +126,14 @@ def _measure(blocks, norm, keep=True):
     def each(function, blocks):
         return join([function(block.tensors, block.axis, block.count) for block in blocks])
 
-    def sizes_of(made, factors=None):
+    def scaled(blocks, factors):
+        return [
+            block.map(lambda x, factor=factor: ops.multiply(x, factor))
+            for block, factor in zip(blocks, split(factors, blocks))
+        ]
+
+    def sizes_of(blocks, factors=None):
+        made = blocks if factors is None else scaled(blocks, factors)
         found = fused and fused.sizes(made, norm)
         if found is not None:
             return found
@@ -139,16 +152,13 @@ def _measure(blocks, norm, keep=True):
         factors = ops.where(sizes <= limits.high, ops.ones_like(sizes), limits.down)
         return ops.where(sizes < limits.low, ops.full_like(sizes, limits.up), factors)
 
-    def scaled(factors):
-        return [
-            block.map(lambda x, factor=factor: ops.multiply(x, factor))
-            for block, factor in zip(blocks, split(factors, blocks))
-        ]
-
     if inside_xla() and not on_jax_at_once():
         # Both looks by the same piece of code: XLA compiles two copies of a sum in two ways.
         def look(looks_left, factors, _):
-            sizes = sizes_of(scaled(factors), factors)
+            here = blocks
+            if anew:
+                here, _ = _in_one_dtype(anew(functools.partial(once_known, looks_left)))
+            sizes = sizes_of(here, factors)
             first = ops.equal(looks_left, 2)
             factors = ops.where(first, factors_for(sizes), factors)
             again = ops.logical_and(first, ops.any(ops.not_equal(factors, 1.0)))
@@ -157,13 +167,13 @@ def _measure(blocks, norm, keep=True):
         entries = sum(math.prod(block.shape) for block in blocks)
         start = (ops.full((), 2, "int32"), ops.ones(entries, dtype), ops.zeros(entries, dtype))
         _, factors, sizes = ops.while_loop(lambda left, *_: ops.greater(left, 0), look, start)
-        return scaled(factors), sizes, factors
+        return scaled(blocks, factors), sizes, factors
 
     sizes = sizes_of(blocks)
     factors = factors_for(sizes)
 
     def look_again():
-        again = scaled(factors)
+        again = scaled(blocks, factors)
         return kept(again), sizes_of(again)
 
     def kept(blocks):
@@ -220,14 +230,34 @@ def normalize(blocks, norm, epsilon=0.0, lengths=None):
     ]
 
 
-def dot(block, other):
-    """The sum of the products of two blocks' entries: a scalar, or a vector with one per unit."""
-    fused, pairs = fused_reductions(), list(zip(block.tensors, other.tensors))
-    if fused and not block.per_unit:
-        products = [fused.dot(x, ops.cast(y, x.dtype)) for x, y in pairs]
-    else:
-        products = [total(x * ops.cast(y, x.dtype), block.axis) for x, y in pairs]
-    return sum(products[1:], products[0])
+def _like(x, y):
+    """The second tensor in the dtype of the first."""
+    # On torch, Keras's cast takes as long as the product of two small tensors.
+    return y if y.dtype == x.dtype else ops.cast(y, x.dtype)
+
+
+def dots(blocks, others):
+    """For each pair of blocks, the sum of the products of their entries.
+
+    Args:
+        blocks: list of `Block` of one dtype.
+        others: list of `Block` of the same shapes, of any dtypes.
+
+    Returns:
+        A vector with one entry per pair, or per unit of those that are measured so; `split` divides
+        it.
+    """
+    fused = fused_reductions()
+
+    def dot(block, other):
+        pairs = [(x, _like(x, y)) for x, y in zip(block.tensors, other.tensors)]
+        if fused and not block.per_unit:
+            products = [fused.dot(*pair) for pair in pairs]
+        else:
+            products = [total(x * y, block.axis) for x, y in pairs]
+        return sum(products[1:], products[0])
+
+    return join(list(map(dot, blocks, others)))
 
 
 def sum_of_squares(x, axes):
@@ -236,14 +266,21 @@ def sum_of_squares(x, axes):
     return fused.sum_of_squares(x, axes) if fused else ops.sum(ops.square(x), axes, keepdims=True)
 
 
-def unmultiplied(blocks, norm, epsilon=0.0, lengths=None):
+def unmultiplied(blocks, norm, epsilon=0.0, lengths=None, anew=None):
     """`normalize` but for its last multiplication, which an update may do on the way.
+
+    Args:
+        blocks, norm, epsilon, lengths: see `normalize`.
+        anew: function that computes the blocks from what a function, its argument, made of the
+            tensors that it needs: a list of the same tensors. With it, XLA computes the blocks
+            twice, for their norms and for that multiplication, and keeps none in between. Defaults
+            to `None`.
 
     Returns:
         The blocks in float32 at least, each brought by a power of two into the range of safe
         squares; and the vector of what they are to be multiplied by, which `split` divides.
     """
-    scaled, sizes, factors = _measure(blocks, norm)
+    scaled, sizes, factors = _measure(blocks, norm, anew=anew)
     if callable(lengths):
         lengths = lengths(ops.divide(sizes, factors))
     zero = ops.equal(sizes, 0)

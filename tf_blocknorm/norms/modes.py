@@ -73,9 +73,27 @@ def _in_eights(x, reduce, join):
     return functools.reduce(join, rest, reduce(x))
 
 
+def once_known(token, tensors):
+    """The tensors, in XLA, which knows them no sooner than a scalar.
+
+    What is computed from them stays in the loop that the scalar changes in; else XLA does it once
+    before, and keeps the result.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.lax.optimization_barrier((*tensors, token))[:-1]
+    from tensorflow.compiler.tf2xla.python import xla
+
+    return xla.optimization_barrier(*tensors, token)[:-1]
+
+
 def cond(condition, true, false):
-    """`keras.ops.cond`, which JAX, of values that are known, would compile anew at every call."""
-    if on_jax_at_once():
+    """`keras.ops.cond`, which JAX, of values that are known, would compile anew at every call.
+
+    On torch it looks through all results first, as long as some of the norms take.
+    """
+    if keras.backend.backend() == "torch" or on_jax_at_once():
         return true() if condition else false()
     return ops.cond(condition, true, false)
 

@@ -9,6 +9,7 @@ from tf_blocknorm.optimizers import agreement, arguments
 from tf_blocknorm.optimizers.base import BlockNormalized
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
+from tf_blocknorm.optimizers.kernels import FUSED
 from tf_blocknorm.optimizers.kernels.shared import cast
 
 
@@ -267,6 +268,7 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
             self._past,
             self.average,
             self.assign,
+            self._blend,
         )
         if self.adapt == "model":
             cosines, known = agreement.mean(self._partition, cosines, known)
@@ -283,6 +285,12 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
             update = speed * self.momentum_update
             momenta = (1.0 - update) * self._momenta - update * cosines
             self.assign(self._momenta, ops.clip(momenta, 0.0, 1.0))
+
+    def _blend(self, index, slot, direction, factor, decay):
+        if self._fits(self._trainable_variables[index], direction, factor):
+            FUSED.blend(slot, direction, factor, decay)
+        else:
+            agreement.blend(self.assign, slot, direction, factor, decay)
 
     def get_config(self):
         config = super().get_config()

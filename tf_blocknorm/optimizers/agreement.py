@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from tf_blocknorm import norms
+from tf_blocknorm.optimizers.kernels.shared import cast
+from tf_blocknorm.optimizers.rows import times
 
 
 class Past(NamedTuple):
@@ -28,7 +30,7 @@ class Past(NamedTuple):
         return cls(averages, add("average_length", (len(partition.labels),)))
 
 
-def compare(partition, indices, gradients, past, decay, assign):
+def compare(partition, indices, gradients, past, decay, assign, add=None):
     """Compare gradients with the average direction of the past, and add them to it.
 
     Args:
@@ -38,11 +40,14 @@ def compare(partition, indices, gradients, past, decay, assign):
         past: `Past`.
         decay: of the average: 0 compares with the last gradient alone.
         assign: function `(slot, value)`.
+        add: function `(index, slot, direction, factor, decay)` that does for the variable of this
+            index what `blend` does. Defaults to `blend`.
 
     Returns:
         Two vectors with one entry per label of the partition: the cosines, 0 where there is none;
         and whether there is one: neither side is zero or not a number.
     """
+    add = add or (lambda index, *rest: blend(assign, *rest))
     members = partition.members(indices)
     groups = list(members.values())
     slots = [past.averages[index] for index in indices]
@@ -54,7 +59,7 @@ def compare(partition, indices, gradients, past, decay, assign):
     lengths = ops.cast(partition.gather(members, all_lengths), inverses.dtype)
     known = ops.logical_and(lengths > 0, inverses > 0)
     # With the gradient's direction, which has length 1.
-    products = inverses * norms.join([norms.dot(*pair) for pair in zip(scaled, averages)])
+    products = inverses * norms.dots(scaled, averages)
     cosines = ops.where(known, products / ops.where(known, lengths, 1.0), 0.0)
 
     own = ops.where(inverses == 0, 0.0, inverses / inverses)  # 1; 0 of a zero, NaN of no number
@@ -66,15 +71,19 @@ def compare(partition, indices, gradients, past, decay, assign):
 
     # No length is negative; but so the averages change after the products, which XLA on JAX would
     # copy them for.
-    inverses = ops.where(lengths < 0, products, inverses)
-    for group, block, inverse in zip(groups, scaled, norms.split(inverses, scaled)):
+    factors = (1.0 - decay) * ops.where(lengths < 0, products, inverses)
+    for group, block, factor in zip(groups, scaled, norms.split(factors, scaled)):
         for position, direction in zip(group, block.tensors):
-            slot = slots[position]
-            mixed = ops.multiply(direction, (1.0 - decay) * inverse)
-            if decay:
-                mixed = decay * ops.cast(slot, direction.dtype) + mixed
-            assign(slot, ops.cast(mixed, slot.dtype))
+            add(indices[position], slots[position], direction, factor, decay)
     return partition.scatter(members, cosines), partition.scatter(members, known)
+
+
+def blend(assign, slot, direction, factor, decay):
+    """Slot = decay * slot + factor * direction, by `assign(slot, value)`."""
+    mixed = times(direction, factor)
+    if decay:
+        mixed = decay * cast(ops.convert_to_tensor(slot), mixed.dtype) + mixed
+    assign(slot, cast(mixed, slot.dtype))
 
 
 def mean(partition, cosines, known):

@@ -10,6 +10,7 @@ from tf_blocknorm import blocks, norms, saving
 from tf_blocknorm.optimizers import arguments, rows
 from tf_blocknorm.optimizers.hooks import Hooks
 from tf_blocknorm.optimizers.kernels import FUSED
+from tf_blocknorm.optimizers.kernels.shared import cast
 from tf_blocknorm.optimizers.partition import Partition
 from tf_blocknorm.optimizers.rows import times
 
@@ -96,15 +97,17 @@ class Blockwise(Hooks):
         """The norms of the weights of the blocks: a vector."""
         return norms.sizes(self._partition.make(variables, groups), self.norm)
 
-    def _unmultiplied(self, tensors, groups, lengths, epsilon=0.0):
+    def _unmultiplied(self, tensors, groups, lengths, epsilon=0.0, anew=None):
         """Tensors, and what each is to be multiplied by to bring every block to its length.
 
-        `lengths`: see `norms.normalize`. What is in no block comes as it is, with None.
+        `lengths`: see `norms.unmultiplied`. `anew`: as there, for tensors in place of blocks. What
+        is in no block comes as it is, with None.
         """
         tensors, factors = list(tensors), [None] * len(tensors)
         if groups:
             made = self._partition.make(tensors, groups)
-            made, inverses = norms.unmultiplied(made, self.norm, epsilon, lengths)
+            again = anew and (lambda late: self._partition.make(anew(late), groups))
+            made, inverses = norms.unmultiplied(made, self.norm, epsilon, lengths, again)
             for group, block, inverse in zip(groups, made, norms.split(inverses, made)):
                 for position, tensor in zip(group, block.tensors):
                     tensors[position] = rows.with_values(tensors[position], tensor)
@@ -150,7 +153,10 @@ class Blockwise(Hooks):
 
     def _fits(self, variable, tensor, *scalars):
         """Whether a fused operation can update this variable in this step."""
-        return self._scratch.fused and FUSED.fits(variable, tensor, *scalars)
+        if not self._scratch.fused:
+            return False
+        dtype = self._partition.dtypes[self._get_variable_index(variable)]
+        return FUSED.fits(dtype, tensor, *scalars)
 
     def _move_all(self, variables, directions, learning_rate, factors):
         """The variables minus learning rate times factors (or None) times directions.
@@ -212,13 +218,18 @@ class Blockwise(Hooks):
         share = ops.convert_to_tensor(share, numbers.dtype)
         return ops.add(ops.matmul(share, numbers), ops.cast(outside * otherwise, numbers.dtype))
 
-    def _plus_decay(self, direction, variable, factor=1.0):
-        """A direction plus the weights times their decay, and a factor: for `decay_is_inside`."""
+    def _plus_decay(self, direction, variable, factor=1.0, weights=None):
+        """A direction plus the weights times their decay, and a factor: for `decay_is_inside`.
+
+        The weights are those of the variable unless they are given.
+        """
         if not (self.weight_decay and self._use_weight_decay(variable)):
             return direction
-        weights = ops.cast(variable, direction.dtype)
-        factor = ops.cast(self.weight_decay * factor, direction.dtype)
-        return ops.add(direction, ops.multiply(weights, factor))
+        weights = rows.values(variable) if weights is None else weights
+        factor = self.weight_decay * factor
+        if not isinstance(factor, float):
+            factor = ops.cast(factor, direction.dtype)
+        return direction + times(cast(weights, direction.dtype), factor)
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
         """Excludes variables from weight decay, before the optimizer is built.

@@ -7,11 +7,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_blocknorm.optimizers import arguments
+from tf_blocknorm.optimizers import arguments, rows
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
 from tf_blocknorm.optimizers.kernels import FUSED, ORDERED, after
 from tf_blocknorm.optimizers.kernels.shared import cast, parts
+from tf_blocknorm.optimizers.rows import times
 from tf_blocknorm.optimizers.trust import TrustRatio
 
 # Into how many parts an update is divided at most, and how many weights a part has at least.
@@ -143,11 +144,15 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
         else:
             self.assign(m, ops.add(m * self.beta_1, g * (1.0 - self.beta_1)))
             self.assign(v, ops.add(v * self.beta_2, ops.square(g) * (1.0 - self.beta_2)))
-            m, v = ops.convert_to_tensor(m), ops.convert_to_tensor(v)
-            if self.bias_correction:
-                m, v = m / self._correction(self.beta_1, m), v / self._correction(self.beta_2, v)
-            step = self._plus_decay(m / (ops.sqrt(v) + self.epsilon), variable)
+            step = self._direction(index, variable)
         self._scratch.visits.append(Visit(index, variable, step, g))
+
+    def _direction(self, index, variable, late=list):
+        tensors = map(rows.values, (self._momenta[index], self._velocities[index], variable))
+        m, v, weights = late(tensors)
+        if self.bias_correction:
+            m, v = m / self._correction(self.beta_1, m), v / self._correction(self.beta_2, v)
+        return self._plus_decay(m / (ops.sqrt(v) + self.epsilon), variable, weights=weights)
 
     def _fused_direction(self, index, g, variable):
         dtype = keras.backend.standardize_dtype(g.dtype)
@@ -162,7 +167,7 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
 
         scalars, start = self._once("adam", dtype, make), None
         if self.weight_decay and self._use_weight_decay(variable):
-            start = ops.multiply(variable, ops.cast(self.weight_decay, dtype))
+            start = times(rows.values(variable), self.weight_decay)
         slots = self._momenta[index], self._velocities[index]
         return FUSED.adam_direction(*slots, g, *scalars, start)
 
@@ -203,11 +208,16 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
             else visit.direction
             for visit in visits
         ]
-        members = self._members(variables)
-        steps, factors, ratios = self._trusted(steps, variables, members)
+        members, anew = self._members(variables), None
+        if not self._scratch.fused:
+
+            def anew(late):
+                return [self._direction(visit.index, visit.variable, late) for visit in visits]
+
+        steps, factors, ratios = self._trusted(steps, variables, members, anew)
         return members, ratios, self._move_all(variables, steps, learning_rate, factors)
 
-    def _trusted(self, steps, variables, members):
+    def _trusted(self, steps, variables, members, anew):
         """The steps, the factors that make them theirs times trust ratios, and these ratios."""
         groups, ratios = list(members.values()), None
 
@@ -223,7 +233,7 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
             ratios = ops.where(here, wanted / ops.where(here, size, ones), ones)
             return ops.where(here, wanted, size)
 
-        return *self._unmultiplied(steps, groups, lengths), ratios
+        return *self._unmultiplied(steps, groups, lengths, anew=anew), ratios
 
     def get_config(self):
         names = ("beta_1", "beta_2", "epsilon", "trust_clip", "phi_bounds", "bias_correction")

@@ -221,7 +221,8 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
             share = 1.0 - self.beta_1
             if self.grad_averaging == "after_first":
                 share = ops.where(ops.equal(self.iterations, 0), 1.0, share)
-            update = ops.multiply(update, ops.cast(share, variable.dtype))
+                share = ops.cast(share, variable.dtype)
+            update = times(update, share)
         if self.learning_rate_inside:
             update, rate = ops.multiply(update, ops.cast(rate, variable.dtype)), 1.0
         if self._fits(variable, update, rate):

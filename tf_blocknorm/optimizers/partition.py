@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -25,6 +26,7 @@ class Partition:
     Attributes:
         names: for each variable the name of its block, or None.
         paths: for each variable its path.
+        dtypes: for each variable its dtype, which Keras takes as long to tell as to update it.
         labels: for each entry of a vector with one number per block, its name; with `block="unit"`
             a matrix has one such entry for each index of its last axis.
         counts: array with the number of weights behind each label.
@@ -34,6 +36,7 @@ class Partition:
         skipped = skipped or (False,) * len(variables)
         self._by_unit = block == "unit"
         self.paths = tuple(blocks.path(v) for v in variables)
+        self.dtypes = tuple(keras.backend.standardize_dtype(v.dtype) for v in variables)
         self.names = tuple(
             None if skip or 0 in v.shape or _is_statistic(v) else name
             for name, skip, v in zip(blocks.assign(variables, block), skipped, variables)

@@ -13,6 +13,7 @@ from keras import ops
 # Asked for every gradient, several times in a step.
 _BACKEND = keras.backend.backend()
 
+
 # Entries of a variable; below, a dense gradient is made as fast as rows are told apart.
 LARGE = 2**20
 
@@ -73,9 +74,8 @@ def values(gradient):
     """The entries of a gradient that may be sparse, as a tensor."""
     if is_sparse(gradient):
         return gradient.values
-    # On torch, what is a tensor is no variable; and being asked costs less than being converted.
-    if _BACKEND == "torch" and ops.is_tensor(gradient):
-        return gradient
+    if _BACKEND == "torch":  # where a conversion takes as long as the norm of a small tensor
+        return gradient.value if isinstance(gradient, keras.Variable) else gradient
     return ops.convert_to_tensor(gradient)
 
 
@@ -93,6 +93,6 @@ def times(tensor, factor):
     if is_sparse(tensor):
         return with_values(tensor, ops.multiply(tensor.values, factor))
     # Keras's operation does the same, but takes longer on torch than the multiplication does.
-    if getattr(factor, "dtype", None) == tensor.dtype:
+    if isinstance(factor, float) or getattr(factor, "dtype", None) == tensor.dtype:
         return tensor * factor
     return ops.multiply(tensor, factor)

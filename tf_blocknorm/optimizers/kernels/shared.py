@@ -20,9 +20,11 @@ def cast(tensor, dtype):
     return tensor if _standard(tensor.dtype) == dtype else ops.cast(tensor, dtype)
 
 
-def fits(variable, tensor, *scalars):
-    """Whether the operations take this variable, with this tensor and these scalars (or None)."""
-    dtype = _standard(variable.dtype)
+def fits(dtype, tensor, *scalars):
+    """Whether the operations take a variable of this dtype, with this tensor and these scalars.
+
+    A scalar may be None.
+    """
     same = dtype == _standard(tensor.dtype)
     return same and dtype in _DTYPES and all(rank(scalar) == 0 for scalar in scalars)
 

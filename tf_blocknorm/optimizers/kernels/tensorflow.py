@@ -19,6 +19,7 @@ __all__ = [
     "adam_direction",
     "adam_scalars",
     "after",
+    "blend",
     "descend",
     "fits",
     "heavy_ball",
@@ -94,6 +95,15 @@ def shrink(variables, factor):
         with turns.one_of(variable) as took:
             value = variable * factor
             took(tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value))
+
+
+def blend(slot, tensor, factor, decay):
+    """Slot = decay * slot + factor * tensor."""
+    with _local.turns.one_of(slot) as took:
+        value = tensor * _scalar(factor, tensor)
+        if decay:
+            value += _scalar(decay, tensor) * slot
+        took(tf.raw_ops.AssignVariableOp(resource=slot.handle, value=value))
 
 
 def velocity(variable, slot, gradient, momentum, rate, factor=None, nesterov=False):

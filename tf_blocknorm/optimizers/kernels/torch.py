@@ -20,6 +20,7 @@ __all__ = [
     "adam",
     "adam_direction",
     "adam_scalars",
+    "blend",
     "descend",
     "fits",
     "heavy_ball",
@@ -60,7 +61,7 @@ def _number(value, like):
     """A number or scalar as a tensor that can stand beside another."""
     if not isinstance(value, torch.Tensor):
         value = ops.convert_to_tensor(value)
-    return value.to(like.dtype)
+    return value if value.dtype == like.dtype else value.to(like.dtype)
 
 
 def _times(tensor, factor):
@@ -75,6 +76,20 @@ def descend(variable, direction, rate, factor=None):
 
 def _descend(variables, directions, rates):
     torch._foreach_addcmul_(variables, directions, rates, value=-1)
+
+
+def blend(slot, tensor, factor, decay):
+    """Slot = decay * slot + factor * tensor."""
+    _later(_blend, (slot.value, tensor, _number(factor, tensor)), (decay,))
+
+
+def _blend(slots, tensors, factors, decay):
+    if decay:
+        torch._foreach_mul_(slots, decay)
+        torch._foreach_addcmul_(slots, tensors, factors)
+    else:  # which 0 times a slot that is not a number would not give
+        torch._foreach_copy_(slots, tensors)
+        torch._foreach_mul_(slots, factors)
 
 
 def velocity(variable, slot, gradient, momentum, rate, factor=None, nesterov=False):
