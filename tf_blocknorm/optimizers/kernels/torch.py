@@ -1,8 +1,9 @@
 """torch's operations on lists of tensors: one call for all variables of a step.
 
 What is asked for one variable waits until the step has asked for all (`together`); then variables
-of one dtype and device, with the same options, are updated by a handful of `torch._foreach_*`
-calls, in place. On GPUs those are single kernels wherever all tensors take the same number.
+of one dtype and device, with the same options, are updated in place by a handful of
+`torch._foreach_*` calls (on GPUs single kernels wherever all tensors take the same number), and by
+the operation behind `torch.optim.Adam(fused=True)`.
 """
 
 import collections
@@ -14,7 +15,7 @@ import torch
 from keras import ops
 
 from tf_blocknorm.optimizers.kernels import shared
-from tf_blocknorm.optimizers.kernels.shared import adam_scalars, fits, parts
+from tf_blocknorm.optimizers.kernels.shared import fits, parts
 
 __all__ = [
     "adam",
@@ -128,12 +129,13 @@ def adam(
     key = id(rate), id(powers), gradient.dtype, gradient.device
     if key not in _local.rates:  # What is the same for all variables; with what must not go before.
         _local.rates[key] = _rate_of_adam(rate, powers, gradient), rate, powers
-    tensors = (variable.value, m.value, v.value, gradient, _local.rates[key][0])
-    if factor is not None:
-        tensors = (*tensors, _number(factor, gradient))
+    tensors = (variable.value, gradient, m.value, v.value)
     if v_hat is not None:
         tensors = (*tensors, v_hat.value)
-    _later(_adam, tensors, (beta_1, beta_2, epsilon, factor is not None, v_hat is not None))
+    if factor is not None:
+        tensors = (*tensors, _number(factor, gradient))
+    scalars = _local.rates[key][0], beta_1, beta_2, epsilon
+    _later(_adam, tensors, (scalars, factor is not None))
 
 
 def _rate_of_adam(rate, powers, gradient):
@@ -141,26 +143,52 @@ def _rate_of_adam(rate, powers, gradient):
     return _number(rate, gradient) * torch.sqrt(second) / first
 
 
-def _averages(ms, vs, gradients, beta_1, beta_2):
-    torch._foreach_mul_(ms, beta_1)
-    torch._foreach_add_(ms, gradients, alpha=1.0 - beta_1)
-    torch._foreach_mul_(vs, beta_2)
-    torch._foreach_addcmul_(vs, gradients, gradients, value=1.0 - beta_2)
-
-
-def _adam(variables, ms, vs, gradients, alphas, *more):
-    *lists, beta_1, beta_2, epsilon, has_factors, is_amsgrad = more
+def _adam(variables, gradients, *more):
+    *slots, scalars, has_factors = more
     if has_factors:
-        gradients = torch._foreach_mul(gradients, lists[0])
-    _averages(ms, vs, gradients, beta_1, beta_2)
-    if is_amsgrad:
-        v_hats = lists[-1]
-        torch._foreach_maximum_(v_hats, vs)
-        vs = v_hats
-    divisors = torch._foreach_sqrt(vs)
-    torch._foreach_add_(divisors, epsilon)
-    torch._foreach_div_(divisors, alphas)
-    torch._foreach_addcdiv_(variables, ms, divisors, value=-1)
+        gradients = torch._foreach_mul(gradients, slots.pop())
+    _apply_adam(variables, gradients, slots, *scalars)
+
+
+def _apply_adam(variables, gradients, slots, rate, beta_1, beta_2, epsilon):
+    """torch's Adam in one pass, of averages whose bias the rate corrects."""
+    if rate.device.type != "cpu":  # whose kernels read a float32
+        rate = rate.to(torch.float32)
+    long_ago = torch.full((), 1e9, device=rate.device)  # so that it corrects nothing itself
+    gradients = [gradient.contiguous() for gradient in gradients]
+    with _contiguous([variables, *slots]) as (variables, ms, vs, *v_hats):
+        torch._fused_adam_(
+            variables,
+            gradients,
+            ms,
+            vs,
+            v_hats[0] if v_hats else [],
+            [long_ago] * len(variables),
+            lr=rate,
+            beta1=beta_1,
+            beta2=beta_2,
+            weight_decay=0.0,
+            eps=epsilon,
+            amsgrad=bool(v_hats),
+            maximize=False,
+        )
+
+
+@contextlib.contextmanager
+def _contiguous(lists):
+    """Lists of tensors for an operation that takes their memory as it comes, and changes them."""
+    ordered = [[x.contiguous() for x in tensors] for tensors in lists]
+    yield ordered
+    for tensors, copies in zip(lists, ordered):
+        for x, copy in zip(tensors, copies):
+            if copy is not x:
+                x.copy_(copy)
+
+
+def adam_scalars(epsilon, correction_1, correction_2):
+    """As for all backends, but that torch's Adam takes its epsilon as a number."""
+    epsilon, rate = shared.adam_scalars(epsilon, correction_1, correction_2)
+    return float(epsilon), rate
 
 
 def adam_direction(m, v, gradient, beta_1, beta_2, epsilon, rate, start=None):
@@ -169,14 +197,10 @@ def adam_direction(m, v, gradient, beta_1, beta_2, epsilon, rate, start=None):
     To be read once the step has been carried out. `epsilon` and `rate` are those of `adam_scalars`.
     """
     result = torch.zeros_like(gradient) if start is None else start
-    scalars = (_number(epsilon, gradient), _number(rate, gradient))
-    _later(_directions, (result, m.value, v.value, gradient, *scalars), (beta_1, beta_2))
+    scalars = rate, beta_1, beta_2, epsilon
+    _later(_directions, (result, gradient, m.value, v.value), (scalars,))
     return result
 
 
-def _directions(results, ms, vs, gradients, epsilons, rates, beta_1, beta_2):
-    _averages(ms, vs, gradients, beta_1, beta_2)
-    divisors = torch._foreach_sqrt(vs)
-    torch._foreach_add_(divisors, epsilons)
-    torch._foreach_div_(divisors, rates)
-    torch._foreach_addcdiv_(results, ms, divisors, value=-1)
+def _directions(results, gradients, ms, vs, scalars):
+    _apply_adam(results, gradients, (ms, vs), *scalars)
