@@ -72,13 +72,23 @@ def _step(ws, directions, rates):
     torch._foreach_addcmul_(ws, directions, rates.unbind(), value=-1)
 
 
-def _averages(ms, vs, gs):
-    torch._foreach_lerp_(ms, gs, 0.1)
-    torch._foreach_mul_(vs, 0.999)
-    torch._foreach_addcmul_(vs, gs, gs, value=0.001)
-    roots = torch._foreach_sqrt(vs)
-    torch._foreach_add_(roots, EPSILON)
-    return roots
+def _adam(ws, gs, ms, vs, rate):
+    """Weights minus the rate times Adam's step, whose averages nothing corrects (any more)."""
+    torch._fused_adam_(
+        ws,
+        gs,
+        ms,
+        vs,
+        [],
+        [torch.tensor(1e9)] * len(ws),
+        lr=rate,
+        beta1=0.9,
+        beta2=0.999,
+        weight_decay=0.0,
+        eps=EPSILON,
+        amsgrad=False,
+        maximize=False,
+    )
 
 
 def _torch_momentum(ws, ms, gs, factors=1.0):
@@ -97,7 +107,7 @@ def _torch_adaptive(ws, directions, rates, gs):
 
 def _torch_adam(ws, ms, vs, gs):
     units = torch._foreach_mul(gs, (1.0 / _lengths(gs)).unbind())
-    torch._foreach_addcdiv_(ws, ms, _averages(ms, vs, units), value=-RATE)
+    _adam(ws, units, ms, vs, RATE)
 
 
 def _torch_novograd(ws, ms, gs):
@@ -107,8 +117,8 @@ def _torch_novograd(ws, ms, gs):
 
 
 def _torch_lamb(ws, ms, vs, gs):
-    steps = torch._foreach_div(ms, _averages(ms, vs, gs))
-    torch._foreach_add_(steps, ws, alpha=0.01)
+    steps = torch._foreach_mul(ws, 0.01)
+    _adam(steps, gs, ms, vs, -1.0)
     _step(ws, steps, RATE * _lengths(ws) / _lengths(steps))
 
 
