@@ -170,9 +170,14 @@ RECIPES = {
         SMALL_GRID,
     ),
     "BlockNormAdamW": Recipe("BlockNormAdamW", {}, "BlockNormAdamW", SMALL_GRID),
+    # At Keras's default, the decay of a whole run is a few percent.
+    "BlockNormAdamW-0.05": Recipe(
+        "BlockNormAdamW", {"weight_decay": 0.05}, "BlockNormAdamW, decay 0.05", SMALL_GRID
+    ),
     "BlockNormRMSprop": Recipe("BlockNormRMSprop", {}, "BlockNormRMSprop", SMALL_GRID),
     "Adam": Recipe("Adam", {}, "Adam", GRID),
     "AdamW": Recipe("AdamW", {}, "AdamW", SMALL_GRID),
+    "AdamW-0.05": Recipe("AdamW", {"weight_decay": 0.05}, "AdamW, decay 0.05", SMALL_GRID),
     "RMSprop": Recipe("RMSprop", {}, "RMSprop", SMALL_GRID),
     "SGD": Recipe("SGD", {"momentum": 0.9}, "SGD, momentum 0.9", GRID),
     "AdaptiveBlockNormSGD": Recipe(

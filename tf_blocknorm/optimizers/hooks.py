@@ -151,6 +151,7 @@ class PortableHooks(_CommonHooks):
         self.whole_step(grads, trainable_variables, learning_rate)
 
     def whole_step(self, grads, trainable_variables, learning_rate):
+        learning_rate = keras.ops.convert_to_tensor(learning_rate)  # once for all variables
         with self._fusing(FUSED is not None, learning_rate):
             gradients = self.on_gradients(grads, trainable_variables)
             with self._collected_visits() as visits:
