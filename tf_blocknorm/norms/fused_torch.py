@@ -9,7 +9,7 @@ _ORDERS = {"l1": 1, "avg_l1": 1, "l2": 2, "rms": 2, "avg_l2": 2, "max": math.inf
 # Entries up to which torch's norm of a tensor on a CPU is exact enough, and fast. It adds one
 # number after another, and errs by 1e-4 after some million; and the largest of many takes it twenty
 # times as long as `aminmax`.
-_SHORT = {1: 2**12, 2: 2**16, math.inf: 2**10}
+_SHORT = {1: 2**12, 2: 2**14, math.inf: 2**10}
 # How many are added at a time. The absolute values of a part stay in the cache.
 _ROW, _PART = 2**8, 2**18
 
