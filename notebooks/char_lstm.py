@@ -46,7 +46,7 @@ if QUICK:
     DATA, RATES, SEEDS = "argparse.txt", ["0.002"], "1"
     SIZE = ["--units", "16", "--unroll", "20", "40", "--epochs", "1"]
 else:
-    DATA, RATES, SEEDS = "shakespeare", ["0.002", "0.005", "0.01"], "3"
+    DATA, RATES, SEEDS = "shakespeare", ["0.005", "0.01", "0.02"], "3"
     SIZE = ["--unroll", "50", "100", "400", "--updates", "800"]
 NAME = f"char-lstm-{DATA.removesuffix('.txt')}-unrolls"
 WHAT = ["char-lstm", "--data", DATA, *SIZE, "--methods", "Adam", "BlockNormAdam"]
