@@ -14,7 +14,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from tf_blocknorm.norms import fused_tensorflow as fused
-from tf_blocknorm.norms.exact import Block
+from tf_blocknorm.norms.block import Block
 
 RNG = np.random.default_rng(3)
 # Shapes in turns, so that stacked ones have to find their places; one above what is stacked.

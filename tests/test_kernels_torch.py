@@ -10,7 +10,7 @@ import torch
 
 import tf_blocknorm as tfb
 from tf_blocknorm.norms import fused_torch
-from tf_blocknorm.norms.exact import Block
+from tf_blocknorm.norms.block import Block
 
 RNG = np.random.default_rng(5)
 NORMS = {

@@ -27,19 +27,10 @@ whole: a broken gradient never turns into a step that looks healthy. float16 and
 measured and divided in float32; float64 stays float64.
 """
 
-from tf_blocknorm.norms.exact import (
-    Block,
-    dots,
-    norm,
-    normalize,
-    of_ones,
-    sizes,
-    split,
-    sum_of_squares,
-    unit,
-    unmultiplied,
-)
+from tf_blocknorm.norms.block import Block, of_ones, split
+from tf_blocknorm.norms.exact import norm, normalize, sizes, unit, unmultiplied
 from tf_blocknorm.norms.modes import inside_xla
+from tf_blocknorm.norms.products import dots, sum_of_squares
 from tf_blocknorm.norms.sizes import WITHOUT_ZEROS, get, names
 
 __all__ = [

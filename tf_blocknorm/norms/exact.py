@@ -2,13 +2,11 @@
 
 import dataclasses
 import functools
-import itertools
 import math
-from typing import NamedTuple
 
-import keras
 from keras import ops
 
+from tf_blocknorm.norms.block import Block, in_one_dtype, join, split
 from tf_blocknorm.norms.modes import (
     cond,
     fused_reductions,
@@ -16,9 +14,8 @@ from tf_blocknorm.norms.modes import (
     maxima_drop_nans,
     on_jax_at_once,
     once_known,
-    total,
 )
-from tf_blocknorm.norms.sizes import DROP_NANS, count, get, nan_if_broken
+from tf_blocknorm.norms.sizes import DROP_NANS, get, nan_if_broken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,70 +39,6 @@ _LIMITS = {
 }
 
 
-class Block(NamedTuple):
-    """Tensors that are measured together.
-
-    Attributes:
-        tensors: list of tensors of any rank and float dtype, none of them empty.
-        per_unit: measure every index of the last axis by itself, which takes a
-            single tensor of rank 2 or more.
-        entries: how many there are, if some that are zero may be missing from the tensors, which is
-            for the norms `WITHOUT_ZEROS`.
-    """
-
-    tensors: list
-    per_unit: bool = False
-    entries: int | None = None
-
-    @property
-    def axis(self):
-        return tuple(range(len(self.tensors[0].shape) - 1)) if self.per_unit else None
-
-    @property
-    def shape(self):
-        """Shape of the block's norm."""
-        return (self.tensors[0].shape[-1],) if self.per_unit else ()
-
-    def map(self, function):
-        return self.of([function(x) for x in self.tensors])
-
-    def of(self, tensors):
-        """A block like this of other tensors."""
-        return Block(tensors, self.per_unit, self.entries)
-
-    @property
-    def count(self):
-        """Entries behind one norm."""
-        return self.entries or count(self.tensors, self.axis)
-
-
-def _in_one_dtype(blocks):
-    """The blocks in the dtype they are measured in: float64 if any tensor has it, or float32."""
-    found = {x.dtype for b in blocks for x in b.tensors}
-    dtypes = set(map(keras.backend.standardize_dtype, found))
-    dtype = "float64" if "float64" in dtypes else "float32"
-    # Nowhere else are all of them tensors; and Keras's cast takes as long as measuring a small one.
-    if keras.backend.backend() == "torch" and dtypes == {dtype}:
-        return blocks, dtype
-    return [block.map(lambda x: ops.cast(x, dtype)) for block in blocks], dtype
-
-
-def join(values):
-    """Scalars and vectors as one vector: what is done to all at once is one small operation."""
-    if all(len(value.shape) == 0 for value in values):
-        return ops.stack(values)
-    return ops.concatenate([ops.reshape(value, (-1,)) for value in values])
-
-
-def split(vector, blocks):
-    """The way back: for each block a scalar, or a vector of its units."""
-    if not any(block.per_unit for block in blocks):
-        return ops.unstack(vector, len(blocks))
-    ends = list(itertools.accumulate(math.prod(block.shape) for block in blocks))
-    pieces = ops.split(vector, ends[:-1]) if len(ends) > 1 else [vector]
-    return [ops.reshape(piece, block.shape) for piece, block in zip(pieces, blocks)]
-
-
 def _measure(blocks, norm, keep=True, anew=None):
     """The blocks, each brought by a power of two into the range of safe squares, and their sizes.
 
@@ -118,7 +51,7 @@ def _measure(blocks, norm, keep=True, anew=None):
     Returns:
         Blocks (None unless `keep`), a vector of their sizes, and the vector of the powers of two.
     """
-    blocks, dtype = _in_one_dtype(blocks)
+    blocks, dtype = in_one_dtype(blocks)
     limits = _LIMITS[dtype]
 
     fused = fused_reductions()
@@ -157,7 +90,7 @@ def _measure(blocks, norm, keep=True, anew=None):
         def look(looks_left, factors, _):
             here = blocks
             if anew:
-                here, _ = _in_one_dtype(anew(functools.partial(once_known, looks_left)))
+                here, _ = in_one_dtype(anew(functools.partial(once_known, looks_left)))
             sizes = sizes_of(here, factors)
             first = ops.equal(looks_left, 2)
             factors = ops.where(first, factors_for(sizes), factors)
@@ -186,11 +119,6 @@ def _measure(blocks, norm, keep=True, anew=None):
     tensors, sizes = cond(usual, lambda: (kept(blocks), sizes), look_again)
     scaled_blocks = [block.of(x) for x, block in zip(tensors, blocks)]
     return scaled_blocks or None, sizes, factors
-
-
-def of_ones(norm, block):
-    """The norm of a block whose entries are all 1; a registered callable counts as an average."""
-    return {"l1": float(block.count), "l2": math.sqrt(block.count)}.get(norm, 1.0)
 
 
 def sizes(blocks, norm):
@@ -228,42 +156,6 @@ def normalize(blocks, norm, epsilon=0.0, lengths=None):
         block.map(lambda x, inverse=inverse: ops.multiply(x, inverse)).tensors
         for block, inverse in zip(scaled, split(inverses, scaled))
     ]
-
-
-def _like(x, y):
-    """The second tensor in the dtype of the first."""
-    # On torch, Keras's cast takes as long as the product of two small tensors.
-    return y if y.dtype == x.dtype else ops.cast(y, x.dtype)
-
-
-def dots(blocks, others):
-    """For each pair of blocks, the sum of the products of their entries.
-
-    Args:
-        blocks: list of `Block` of one dtype.
-        others: list of `Block` of the same shapes, of any dtypes.
-
-    Returns:
-        A vector with one entry per pair, or per unit of those that are measured so; `split` divides
-        it.
-    """
-    fused = fused_reductions()
-
-    def dot(block, other):
-        pairs = [(x, _like(x, y)) for x, y in zip(block.tensors, other.tensors)]
-        if fused and not block.per_unit:
-            products = [fused.dot(*pair) for pair in pairs]
-        else:
-            products = [total(x * y, block.axis) for x, y in pairs]
-        return sum(products[1:], products[0])
-
-    return join(list(map(dot, blocks, others)))
-
-
-def sum_of_squares(x, axes):
-    """The sum of a tensor's squares over some axes, which stay with size 1."""
-    fused = fused_reductions()
-    return fused.sum_of_squares(x, axes) if fused else ops.sum(ops.square(x), axes, keepdims=True)
 
 
 def unmultiplied(blocks, norm, epsilon=0.0, lengths=None, anew=None):

@@ -61,15 +61,13 @@ def _in_eights(x, reduce, join):
     they are computed from. Those of eight neighbours are computed on the way, as fast as TensorFlow
     does without XLA. The barrier keeps XLA from making one of them all again.
     """
-    from tensorflow.compiler.tf2xla.python import xla
-
     x, rest = ops.reshape(x, (-1,)), []
     while x.shape[0] >= _LONG:
         whole = x.shape[0] - x.shape[0] % 128
         if whole < x.shape[0]:
             rest.append(reduce(x[whole:]))
         eights = reduce(ops.reshape(x[:whole], (-1, 16, 8)), axis=-1)
-        (x,) = xla.optimization_barrier(ops.reshape(eights, (-1,)))
+        (x,) = _barrier(ops.reshape(eights, (-1,)))
     return functools.reduce(join, rest, reduce(x))
 
 
@@ -79,13 +77,18 @@ def once_known(token, tensors):
     What is computed from them stays in the loop that the scalar changes in; else XLA does it once
     before, and keeps the result.
     """
+    return _barrier(*tensors, token)[:-1]
+
+
+def _barrier(*tensors):
+    """The tensors, which XLA neither moves nor merges anything across."""
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.lax.optimization_barrier((*tensors, token))[:-1]
+        return jax.lax.optimization_barrier(tensors)
     from tensorflow.compiler.tf2xla.python import xla
 
-    return xla.optimization_barrier(*tensors, token)[:-1]
+    return xla.optimization_barrier(*tensors)
 
 
 def cond(condition, true, false):

@@ -5,12 +5,12 @@ import inspect
 import keras
 from keras import initializers, ops
 
+from tf_blocknorm.dtypes import cast
 from tf_blocknorm.optimizers import agreement, arguments
 from tf_blocknorm.optimizers.base import BlockNormalized
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
 from tf_blocknorm.optimizers.kernels import FUSED
-from tf_blocknorm.optimizers.kernels.shared import cast
 
 
 @form
@@ -287,7 +287,7 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
             self.assign(self._momenta, ops.clip(momenta, 0.0, 1.0))
 
     def _blend(self, index, slot, direction, factor, decay):
-        if self._fits(self._trainable_variables[index], direction, factor):
+        if self._fits(index, direction, factor):
             FUSED.blend(slot, direction, factor, decay)
         else:
             agreement.blend(self.assign, slot, direction, factor, decay)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from tf_blocknorm import norms
-from tf_blocknorm.optimizers.kernels.shared import cast
+from tf_blocknorm.dtypes import cast
 from tf_blocknorm.optimizers.rows import times
 
 

@@ -113,7 +113,7 @@ class BlockNormalized(RecordsDirection, Blockwise):
             step = times(times(gradient, learning_rate), self.factor(index))
             self.assign_sub(variable, step)
             return
-        if self._fits(variable, gradient, learning_rate):
+        if self._fits(index, gradient, learning_rate):
             rule = KERAS_RULES.get(super().update_step.__func__)
             if rule:
                 rule(self, index, gradient, variable, learning_rate)

@@ -7,10 +7,10 @@ import numpy as np
 from keras import ops
 
 from tf_blocknorm import blocks, norms, saving
+from tf_blocknorm.dtypes import cast
 from tf_blocknorm.optimizers import arguments, rows
 from tf_blocknorm.optimizers.hooks import Hooks
 from tf_blocknorm.optimizers.kernels import FUSED
-from tf_blocknorm.optimizers.kernels.shared import cast
 from tf_blocknorm.optimizers.partition import Partition
 from tf_blocknorm.optimizers.rows import times
 
@@ -151,12 +151,10 @@ class Blockwise(Hooks):
 
         return self._once("rates", None, make).get(index, (learning_rate, None))
 
-    def _fits(self, variable, tensor, *scalars):
-        """Whether a fused operation can update this variable in this step."""
-        if not self._scratch.fused:
-            return False
-        dtype = self._partition.dtypes[self._get_variable_index(variable)]
-        return FUSED.fits(dtype, tensor, *scalars)
+    def _fits(self, index, tensor, *scalars):
+        """Whether a fused operation can update the variable of this index in this step."""
+        dtypes = self._partition.dtypes
+        return self._scratch.fused and FUSED.fits(dtypes[index], tensor, *scalars)
 
     def _move_all(self, variables, directions, learning_rate, factors):
         """The variables minus learning rate times factors (or None) times directions.
@@ -172,7 +170,7 @@ class Blockwise(Hooks):
 
     def _move(self, variable, direction, learning_rate, factor=None):
         """The variable minus learning rate times factor times direction."""
-        if self._fits(variable, direction, learning_rate):
+        if self._fits(self._get_variable_index(variable), direction, learning_rate):
             return FUSED.descend(variable, direction, learning_rate, factor)
         direction = times(direction, factor)
         step = ops.multiply(ops.cast(learning_rate, direction.dtype), direction)

@@ -6,12 +6,12 @@ import keras
 from keras import ops
 
 from tf_blocknorm import blocks
+from tf_blocknorm.dtypes import cast
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.blockwise import Blockwise
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.inputs.matching import Powers, validate_powers
 from tf_blocknorm.optimizers.kernels import FUSED
-from tf_blocknorm.optimizers.kernels.shared import cast
 from tf_blocknorm.optimizers.rows import times
 from tf_blocknorm.optimizers.statistics import CarriesStatistics
 
@@ -243,7 +243,7 @@ class INSGD(CarriesStatistics, Blockwise, keras.optimizers.Optimizer):
         step = times(cast(gradient, variable.dtype), on_gradient)
         step = self._plus_decay(step, variable)
         momentum = self._momenta[index]
-        if momentum is not None and self._fits(variable, step, on_update):
+        if momentum is not None and self._fits(index, step, on_update):
             rate = times(rate, on_update)
             FUSED.heavy_ball(variable, momentum, step, self.momentum, rate, self.nesterov)
             return

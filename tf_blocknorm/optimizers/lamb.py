@@ -7,11 +7,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_blocknorm.dtypes import cast
 from tf_blocknorm.optimizers import arguments, rows
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
 from tf_blocknorm.optimizers.kernels import FUSED, ORDERED, after
-from tf_blocknorm.optimizers.kernels.shared import cast, parts
+from tf_blocknorm.optimizers.kernels.shared import parts
 from tf_blocknorm.optimizers.rows import times
 from tf_blocknorm.optimizers.trust import TrustRatio
 
@@ -138,7 +139,7 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
         index = self._get_variable_index(variable)
         m, v = self._momenta[index], self._velocities[index]
         g = cast(gradient, variable.dtype)
-        if self._fits(variable, g):
+        if self._fits(index, g):
             # Not yet where the order of things can be told, so that few exist at a time.
             step = None if ORDERED else self._fused_direction(index, g, variable)
         else:
@@ -208,11 +209,10 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
             else visit.direction
             for visit in visits
         ]
-        members, anew = self._members(variables), None
-        if not self._scratch.fused:
+        members = self._members(variables)
 
-            def anew(late):
-                return [self._direction(visit.index, visit.variable, late) for visit in visits]
+        def anew(late):
+            return [self._direction(visit.index, visit.variable, late) for visit in visits]
 
         steps, factors, ratios = self._trusted(steps, variables, members, anew)
         return members, ratios, self._move_all(variables, steps, learning_rate, factors)

@@ -4,11 +4,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_blocknorm.dtypes import cast
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
 from tf_blocknorm.optimizers.kernels import FUSED
-from tf_blocknorm.optimizers.kernels.shared import cast
 from tf_blocknorm.optimizers.rows import times
 from tf_blocknorm.optimizers.trust import TrustRatio
 
@@ -205,7 +205,7 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         slot, inside = self._momenta[index], self.learning_rate_inside and self.classic_momentum
-        if slot is not None and inside and self._fits(variable, gradient, learning_rate):
+        if slot is not None and inside and self._fits(index, gradient, learning_rate):
             rate, factor = self.rate_and_factor(index, learning_rate)
             FUSED.velocity(variable, slot, gradient, self.momentum, rate, factor, self.nesterov)
             return

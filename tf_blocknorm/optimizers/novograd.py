@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
+from tf_blocknorm.dtypes import cast
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.blockwise import Blockwise
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.kernels import FUSED
-from tf_blocknorm.optimizers.kernels.shared import cast
 from tf_blocknorm.optimizers.rows import times
 
 # What `NovoGrad.like` knows: the arguments that make it another implementation.
@@ -225,7 +225,7 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
             update = times(update, share)
         if self.learning_rate_inside:
             update, rate = ops.multiply(update, ops.cast(rate, variable.dtype)), 1.0
-        if self._fits(variable, update, rate):
+        if self._fits(index, update, rate):
             FUSED.heavy_ball(variable, momentum, update, self.beta_1, rate)
             return
         update = ops.add(ops.multiply(momentum, self.beta_1), update)

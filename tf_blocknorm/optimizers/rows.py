@@ -13,7 +13,6 @@ from keras import ops
 # Asked for every gradient, several times in a step.
 _BACKEND = keras.backend.backend()
 
-
 # Entries of a variable; below, a dense gradient is made as fast as rows are told apart.
 LARGE = 2**20
 

@@ -1,13 +1,10 @@
 """What the kernels of all backends share."""
 
-import functools
-
-import keras
 from keras import ops
 
+from tf_blocknorm.dtypes import standard
+
 _DTYPES = ("float32", "float64")
-# Kept, as it takes longer than all else that is asked of a variable.
-_standard = functools.cache(keras.backend.standardize_dtype)
 
 
 def rank(scalar):
@@ -15,17 +12,12 @@ def rank(scalar):
     return len(getattr(scalar, "shape", ()))
 
 
-def cast(tensor, dtype):
-    """`keras.ops.cast`, unless there is nothing to do: then it takes longer than an update."""
-    return tensor if _standard(tensor.dtype) == dtype else ops.cast(tensor, dtype)
-
-
 def fits(dtype, tensor, *scalars):
     """Whether the operations take a variable of this dtype, with this tensor and these scalars.
 
     A scalar may be None.
     """
-    same = dtype == _standard(tensor.dtype)
+    same = dtype == standard(tensor.dtype)
     return same and dtype in _DTYPES and all(rank(scalar) == 0 for scalar in scalars)
 
 
