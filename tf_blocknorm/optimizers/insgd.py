@@ -255,6 +255,8 @@ class INSGD(CarriesStatistics, Blockwise, keras.optimizers.Optimizer):
 
     def _multiplier(self, index, dtype):
         """K / N of this step, in a shape that the kernel can be multiplied by; None for 1."""
+        if index in self._inputs.constants:
+            return self._once("multipliers", dtype, lambda: self._constant(dtype))[index]
         power, average = self._inputs.now(index), self._averages[index]
         if power is None:
             return None
@@ -263,6 +265,13 @@ class INSGD(CarriesStatistics, Blockwise, keras.optimizers.Optimizer):
             power = ops.where(average < 0, power, mixed)
             self.assign(average, power)
         return self._inputs.spread(index, ops.cast(self._quotient(power), dtype))
+
+    def _constant(self, dtype):
+        """The multipliers of all kernels whose powers are constant, by their indices."""
+        constants = self._inputs.constants
+        powers = ops.convert_to_tensor(list(constants.values()), "float32")
+        multipliers = ops.cast(self._quotient(powers), dtype)
+        return dict(zip(constants, ops.unstack(multipliers, len(constants))))
 
     def _quotient(self, power):
         gain = self.gain

@@ -1,6 +1,7 @@
 """The methods of an optimizer that are replaced while taps are attached to it."""
 
 import contextlib
+import functools
 import threading
 import types
 
@@ -8,6 +9,7 @@ import keras
 from keras import ops
 
 from tf_blocknorm.optimizers.hooks import Hooks, dense
+from tf_blocknorm.optimizers.rows import times
 
 # Of the optimizer: a namespace with `taps`, a dict by name, and what was replaced.
 ATTRIBUTE = "_tapped"
@@ -63,24 +65,34 @@ def patch(optimizer, outermost, create_state):
 
         return method
 
+    def rate_factors(variable):
+        index = optimizer._get_variable_index(variable)
+        factors = [tap.rate_factor(index) for tap in tapped.taps.values() if tap.rate_factor]
+        return [factor for factor in factors if factor is not None]
+
     def scales_the_rate(update_step):
         def method(gradient, variable, learning_rate):
-            index = optimizer._get_variable_index(variable)
-            for tap in tapped.taps.values():
-                factor = tap.rate_factor and tap.rate_factor(index)
-                if factor is not None:
-                    learning_rate = ops.multiply(learning_rate, factor)
+            for factor in rate_factors(variable):
+                learning_rate = ops.multiply(learning_rate, factor)
             update_step(gradient, variable, learning_rate)
 
         return method
 
-    def steps_one_by_one(parallel):
+    def scales_the_rates(parallel):
         def method(grads, variables, learning_rate):
-            if any(tap.rate_factor for tap in tapped.taps.values()):
+            if not any(tap.rate_factor for tap in tapped.taps.values()):
+                parallel(grads, variables, learning_rate)
+            elif type(optimizer).update_step is keras.optimizers.SGD.update_step:
+                # Linear in the gradient, whose factors these may be as well.
+                with _without_autograd():
+                    scaled = [
+                        functools.reduce(times, rate_factors(variable), gradient)
+                        for gradient, variable in zip(grads, variables)
+                    ]
+                parallel(scaled, variables, learning_rate)
+            else:
                 for gradient, variable in zip(grads, variables):
                     optimizer.update_step(gradient, variable, learning_rate)
-            else:
-                parallel(grads, variables, learning_rate)
 
         return method
 
@@ -106,7 +118,7 @@ def patch(optimizer, outermost, create_state):
         replace("_backend_update_step", runs_the_taps)
     replace("update_step", scales_the_rate)
     if hasattr(optimizer, "_parallel_update_step"):  # several of Keras's on torch
-        replace("_parallel_update_step", steps_one_by_one)
+        replace("_parallel_update_step", scales_the_rates)
     # A LossScaleOptimizer saves the variables of the optimizer inside among its own, too.
     for saved in {id(o): o for o in (optimizer, outermost)}.values():
         replace("save_own_variables", without_the_taps, saved)

@@ -39,6 +39,9 @@ class Powers:
         variables: all variables that the optimizer is built for.
         plain: for each, whether it has been excluded.
         constants: pairs of a regular expression and a power, or None.
+
+    Attributes:
+        constants: the constant powers, by the indices of their variables.
     """
 
     def __init__(self, variables, plain, constants):
@@ -75,6 +78,7 @@ class Powers:
                 f"Received: kernels without them: {foreign}"
             )
         self._sources = tuple(sources)
+        self.constants = {i: s for i, s in enumerate(sources) if isinstance(s, float)}
 
     def measured(self):
         """For each variable, how many powers are measured, and their dtype; (0, None) for none."""
@@ -89,8 +93,5 @@ class Powers:
         return None if source is None else source.power()
 
     def spread(self, index, values):
-        """A vector with one number per power, in a shape that broadcasts against the kernel."""
-        source = self._sources[index]
-        if isinstance(source, float):
-            return ops.reshape(values, ())
-        return source.geometry.spread(values)
+        """A vector of measured powers, in a shape that broadcasts against the kernel."""
+        return self._sources[index].geometry.spread(values)
