@@ -93,9 +93,12 @@ def gradients(rows, batch_size=1):
     return [[p.reshape(s) for p, s in zip(np.split(b, ends), SHAPES)] for b in batches]
 
 
-def compiled(optimizer, model=None, **options):
+def compiled(optimizer, model=None, built=True, **options):
+    """A model with its optimizer; unless that is built, TensorFlow traces the first step twice."""
     model = model or probe()
     model.compile(optimizer, mean_output, **{"jit_compile": False, **options})
+    if built:
+        model.optimizer.build(model.trainable_variables)
     return model
 
 

@@ -19,9 +19,10 @@ STEPS = 6
 @CORE_CASES
 def test_mirrored_strategy_equals_one_device(case, strategy):
     rows = problems.rows(2 * STEPS)
+    compiled = case.arguments.get("jit_compile")
     with strategy.scope():
-        model = problems.compiled(case.optimizer())
-    if case.arguments.get("jit_compile"):
+        model = problems.compiled(case.optimizer(), built=not compiled)
+    if compiled:
         with pytest.raises(ValueError, match=r"`jit_compile=True` is not possible .*issues/19005"):
             problems.train(model, rows, batch_size=2)
         return
@@ -38,7 +39,7 @@ def test_mixed_precision_under_a_mirrored_strategy(strategy):
     keras.config.set_dtype_policy("mixed_float16")
     try:
         with strategy.scope():
-            model = problems.compiled(case.optimizer())
+            model = problems.compiled(case.optimizer(), built=False)
         actual = problems.train(model, rows, batch_size=2)
     finally:
         keras.config.set_dtype_policy("float32")

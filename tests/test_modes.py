@@ -18,11 +18,22 @@ def by_name(name):
 @CORE_CASES
 def test_built_before_the_first_step_or_in_it(case):
     """Within `fit`, TensorFlow builds an optimizer inside the trace of the first step."""
-    rows = problems.rows(STEPS)
-    lazy = problems.train(problems.compiled(case.optimizer()), rows)
-    model = problems.compiled(case.optimizer())
-    model.optimizer.build(model.trainable_variables)
-    for a, b in zip(lazy, problems.train(model, rows)):
+    assert_built_early_or_late_is_the_same(case, jit_compile=False)
+
+
+@pytest.mark.parametrize("name", ["sgd-exclude", "adam-scale-compiled", "lamb", "adaptive-model"])
+def test_built_before_the_first_step_or_in_it_under_xla(name):
+    assert_built_early_or_late_is_the_same(by_name(name), jit_compile=True)
+
+
+def assert_built_early_or_late_is_the_same(case, **mode):
+    late, early = (
+        problems.train(
+            problems.compiled(case.optimizer(), built=built, **mode), problems.rows(STEPS)
+        )
+        for built in (False, True)
+    )
+    for a, b in zip(late, early, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
