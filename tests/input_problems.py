@@ -161,9 +161,12 @@ def linear_loss(y, outputs):
     return ops.sum(ops.multiply(y, outputs), axis=-1)
 
 
-def compiled(optimizer, model=None, norm="l2", **options):
+def compiled(optimizer, model=None, norm="l2", built=True, **options):
+    """A model with its optimizer; unless that is built, TensorFlow traces the first step twice."""
     model = model or probe(norm)
     model.compile(optimizer, linear_loss, **{"jit_compile": False, **options})
+    if built:
+        model.optimizer.build(model.trainable_variables)
     return model
 
 

@@ -25,6 +25,7 @@ def measured(model, x, norm="l2", epochs=1, **options):
     outputs = copy.predict(x, verbose=0)
     np.testing.assert_allclose(outputs, model.predict(x, verbose=0), rtol=1e-6, atol=1e-6)
     copy.compile(tfb.INSGD(0.0), "mse", **{**MODE, **options})
+    copy.optimizer.build(copy.trainable_variables)
     copy.fit(x, np.ones_like(outputs), batch_size=len(x), epochs=epochs, verbose=0)
     found = {}
     for variable in copy.trainable_variables:

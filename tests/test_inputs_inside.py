@@ -138,7 +138,8 @@ def under(model, x):
 @pytest.mark.parametrize("kind", ["SimpleRNN", "GRU", "LSTM"])
 def test_recurrent_layers_measure_what_dropout_leaves(kind, options):
     """Of gates with masks of their own, the mean."""
-    x = inputs(3, 4, 5)
+    keras.utils.set_random_seed(0)  # masks, of which some leave the power nearly what it was
+    x = np.random.default_rng(0).normal(0.2, 1.0, (3, 4, 5)).astype("float32")
     layer = getattr(layers, kind)(6, return_sequences=True, name="r", **options)
     model = tfb.with_input_statistics(sequential(x, layer))
     layer = model.get_layer("r")

@@ -22,9 +22,10 @@ STEPS = 6
 @CORE_CASES
 def test_mirrored_strategy_equals_one_device(case, strategy):
     x, y = problems.data(2 * STEPS)
+    compiled = case.arguments.get("jit_compile")
     with strategy.scope():
-        model = problems.compiled(case.optimizer(), norm=case.norm)
-    if case.arguments.get("jit_compile"):
+        model = problems.compiled(case.optimizer(), norm=case.norm, built=not compiled)
+    if compiled:
         with pytest.raises(ValueError, match=r"`jit_compile=True` is not possible"):
             problems.train(model, x, y)
         return
@@ -39,7 +40,7 @@ def test_mixed_precision_under_a_mirrored_strategy(strategy):
     keras.config.set_dtype_policy("mixed_float16")
     try:
         with strategy.scope():
-            model = problems.compiled(by_name("paper").optimizer())
+            model = problems.compiled(by_name("paper").optimizer(), built=False)
         actual = problems.train(model, x, y)
     finally:
         keras.config.set_dtype_policy("float32")
@@ -83,10 +84,11 @@ def test_micro_batches_of_different_sizes():
 @CORE_CASES
 def test_built_before_the_first_step_or_in_it(case):
     x, y = problems.data(2 * STEPS)
-    lazy = problems.train(problems.compiled(case.optimizer(), norm=case.norm), x, y)
-    model = problems.compiled(case.optimizer(), norm=case.norm)
-    model.optimizer.build(model.trainable_variables)
-    for a, b in zip(lazy, problems.train(model, x, y)):
+    late, early = (
+        problems.train(problems.compiled(case.optimizer(), norm=case.norm, built=built), x, y)
+        for built in (False, True)
+    )
+    for a, b in zip(late, early, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
