@@ -2,6 +2,7 @@
 of the table makes the right numbers with them is `test_parity.py`.)"""
 
 import collections
+import types
 
 import keras
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import torch
 
 import tf_blocknorm as tfb
+from tf_blocknorm.callbacks.back_matching_tap import Multipliers
 from tf_blocknorm.norms import fused_torch
 from tf_blocknorm.norms.block import Block
+from tf_blocknorm.optimizers import taps
 
 RNG = np.random.default_rng(5)
 NORMS = {
@@ -179,3 +182,20 @@ def test_after_an_error_nothing_is_left_over():
     optimizer.apply(gradients, variables)
     expected = np.ones(3) - 1 / np.sqrt(3)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(variables[0]), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_back_matching_in_the_call_for_all_variables(dtype):
+    """Whose gradients it multiplies; but not to more than a float16 can hold."""
+    optimizer = keras.optimizers.SGD(learning_rate=1e-3, momentum=0.9)
+    variables = [keras.Variable(np.ones(shape), dtype=dtype) for shape in ((3, 2), (2,))]
+    model = types.SimpleNamespace(optimizer=optimizer, built=True, trainable_variables=variables)
+    tap = Multipliers()
+    taps.attach(tap, model)
+    tap.state["multipliers"].assign(np.array([1000.0, 0.5]))
+    for _ in range(2):
+        optimizer.apply([torch.full(v.shape, 100.0, dtype=v.value.dtype) for v in variables])
+    expected = [1 - 2.9 * 100, 1 - 2.9 * 0.05]
+    for variable, each in zip(variables, expected):
+        found = keras.ops.convert_to_numpy(variable)
+        np.testing.assert_allclose(found, each, rtol=1e-3 if dtype == "float16" else 1e-6)

@@ -82,8 +82,11 @@ def patch(optimizer, outermost, create_state):
         def method(grads, variables, learning_rate):
             if not any(tap.rate_factor for tap in tapped.taps.values()):
                 parallel(grads, variables, learning_rate)
-            elif type(optimizer).update_step is keras.optimizers.SGD.update_step:
-                # Linear in the gradient, whose factors these may be as well.
+            elif type(optimizer).update_step is keras.optimizers.SGD.update_step and all(
+                gradient.dtype.itemsize >= 4 for gradient in grads
+            ):
+                # Linear in the gradient, whose factors these may be as well; in 16 bits, products
+                # could be too large.
                 with _without_autograd():
                     scaled = [
                         functools.reduce(times, rate_factors(variable), gradient)
