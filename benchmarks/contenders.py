@@ -50,10 +50,9 @@ def _ours(name, make, rule, streams, reference, targets, family=None):
     return Contender(name, make, family or rule, rule, streams, f"Keras {reference}", targets)
 
 
-def _back_matched():
-    """Momentum SGD with multipliers in its steps, as in a model that has the callback."""
+def back_matched(optimizer):
+    """Keras's SGD with multipliers in its steps, as in a model that has `BackMatching`."""
     # Not a subclass, which on torch would be without Keras's updates of all variables at once.
-    optimizer = keras.optimizers.SGD(RATE, 0.9)
     build = optimizer.build
 
     def build_with_multipliers(variables):
@@ -98,7 +97,14 @@ CONTENDERS = (
         "momentum",
         (0.75, 0.75),
     ),
-    _ours("BackMatching", _back_matched, "momentum", 5, "momentum", (1.1, 1.2)),
+    _ours(
+        "BackMatching",
+        lambda: back_matched(k.SGD(RATE, 0.9)),
+        "momentum",
+        5,
+        "momentum",
+        (1.1, 1.2),
+    ),
     _keras("Adam", lambda: k.Adam(RATE), "adam", 7),
     _keras("AdamW", lambda: k.AdamW(RATE), "adamw", 7, "adam"),
     _ours("BlockNormAdam", lambda: bn.BlockNormAdam(RATE), "adam", 8, "Adam", (0.5, 0.5)),

@@ -13,6 +13,7 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
+from benchmarks.contenders import back_matched
 from tf_blocknorm.norms import fused_tensorflow as fused
 from tf_blocknorm.norms.block import Block
 
@@ -104,6 +105,10 @@ class OwnRule(keras.optimizers.SGD):
         (lambda: tfb.LAMB(), {"ResourceApplyAdam", "ResourceApplyGradientDescent"}),
         (lambda: tfb.BlockNormRMSprop(), set()),
         (lambda: tfb.block_normalized(OwnRule)(), set()),
+        (lambda: back_matched(keras.optimizers.SGD()), {"ResourceApplyGradientDescent"}),
+        (lambda: back_matched(keras.optimizers.SGD(0.1, 0.9)), {"ResourceApplyKerasMomentum"}),
+        (lambda: back_matched(keras.optimizers.Adam()), set()),
+        (lambda: back_matched(OwnRule()), set()),
     ],
 )
 def test_what_an_update_is_made_of(make, expected):

@@ -2,7 +2,6 @@
 of the table makes the right numbers with them is `test_parity.py`.)"""
 
 import collections
-import types
 
 import keras
 import numpy as np
@@ -10,10 +9,9 @@ import pytest
 import torch
 
 import tf_blocknorm as tfb
-from tf_blocknorm.callbacks.back_matching_tap import Multipliers
+from benchmarks.contenders import back_matched
 from tf_blocknorm.norms import fused_torch
 from tf_blocknorm.norms.block import Block
-from tf_blocknorm.optimizers import taps
 
 RNG = np.random.default_rng(5)
 NORMS = {
@@ -186,12 +184,11 @@ def test_after_an_error_nothing_is_left_over():
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_back_matching_in_the_call_for_all_variables(dtype):
-    """Whose gradients it multiplies; but not to more than a float16 can hold."""
-    optimizer = keras.optimizers.SGD(learning_rate=1e-3, momentum=0.9)
+    """Whose rates it multiplies, and not gradients of float16, which could become infinite."""
+    optimizer = back_matched(keras.optimizers.SGD(learning_rate=1e-3, momentum=0.9))
     variables = [keras.Variable(np.ones(shape), dtype=dtype) for shape in ((3, 2), (2,))]
-    model = types.SimpleNamespace(optimizer=optimizer, built=True, trainable_variables=variables)
-    tap = Multipliers()
-    taps.attach(tap, model)
+    optimizer.build(variables)
+    tap = optimizer._tapped.taps["back_matching"]
     tap.state["multipliers"].assign(np.array([1000.0, 0.5]))
     for _ in range(2):
         optimizer.apply([torch.full(v.shape, 100.0, dtype=v.value.dtype) for v in variables])

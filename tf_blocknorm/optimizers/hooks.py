@@ -76,6 +76,15 @@ def dense(gradient, variable):
     return gradient
 
 
+def can_fuse():
+    """Whether fused operations can carry out a step that begins now."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return not (tf.distribute.has_strategy() or norms.inside_xla())
+    return FUSED is not None
+
+
 class _CommonHooks:
     decay_is_inside = False  # Whether the rule decays the weights itself, in `update_step`.
 
@@ -152,7 +161,7 @@ class PortableHooks(_CommonHooks):
 
     def whole_step(self, grads, trainable_variables, learning_rate):
         learning_rate = keras.ops.convert_to_tensor(learning_rate)  # once for all variables
-        with self._fusing(FUSED is not None, learning_rate):
+        with self._fusing(can_fuse(), learning_rate):
             gradients = self.on_gradients(grads, trainable_variables)
             with self._collected_visits() as visits:
                 with together():
@@ -266,10 +275,7 @@ class TensorFlowHooks(_CommonHooks):
         self.on_updates(visits, distribution.experimental_local_results(learning_rate)[0])
 
     def whole_step(self, grads, trainable_variables, learning_rate):
-        import tensorflow as tf
-
-        possible = not (tf.distribute.has_strategy() or norms.inside_xla())
-        with self._fusing(possible, learning_rate), together():
+        with self._fusing(can_fuse(), learning_rate), together():
             super()._backend_update_step(grads, trainable_variables, learning_rate)
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):

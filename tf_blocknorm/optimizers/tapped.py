@@ -1,15 +1,17 @@
 """The methods of an optimizer that are replaced while taps are attached to it."""
 
 import contextlib
-import functools
 import threading
 import types
 
 import keras
 from keras import ops
 
-from tf_blocknorm.optimizers.hooks import Hooks, dense
-from tf_blocknorm.optimizers.rows import times
+from tf_blocknorm.dtypes import standard
+from tf_blocknorm.optimizers.hooks import Hooks, can_fuse, dense
+from tf_blocknorm.optimizers.kernels import FUSED, together
+from tf_blocknorm.optimizers.kernels.rules import gradient_descent
+from tf_blocknorm.optimizers.rows import is_sparse
 
 # Of the optimizer: a namespace with `taps`, a dict by name, and what was replaced.
 ATTRIBUTE = "_tapped"
@@ -26,7 +28,8 @@ def patch(optimizer, outermost, create_state):
         create_state: function that makes the state of a tap which has none yet.
     """
     tapped = types.SimpleNamespace(taps={}, patched=[])
-    seen = threading.local()  # as tf.distribute runs every replica in a thread
+    seen = _Seen()
+    is_sgd = type(optimizer).update_step is keras.optimizers.SGD.update_step
 
     def replace(name, make, patched=optimizer):
         setattr(patched, name, make(getattr(patched, name)))
@@ -47,6 +50,15 @@ def patch(optimizer, outermost, create_state):
 
         return method
 
+    @contextlib.contextmanager
+    def fusing():
+        seen.fused = is_sgd and scales_rates() and can_fuse()
+        try:
+            with together() if seen.fused else contextlib.nullcontext():
+                yield
+        finally:
+            seen.fused = False
+
     def runs_the_taps(step):
         def method(grads, trainable_variables, learning_rate):
             rate = ops.multiply(learning_rate, 1.0)  # a copy, as a tap may change the variable
@@ -56,7 +68,8 @@ def patch(optimizer, outermost, create_state):
                 if not tap.attached:
                     create_state(tap)
             before = [tap.before_step(trainable_variables) for tap in taps]
-            step(grads, trainable_variables, learning_rate)
+            with fusing():
+                step(grads, trainable_variables, learning_rate)
             gradients = [dense(g, v) for g, v in zip(seen.gradients, trainable_variables)]
             seen.gradients = None
             with _without_autograd():
@@ -64,6 +77,9 @@ def patch(optimizer, outermost, create_state):
                     tap.after_step(gradients, trainable_variables, rate, result)
 
         return method
+
+    def scales_rates():
+        return any(tap.rate_factor for tap in tapped.taps.values())
 
     def rate_factors(variable):
         index = optimizer._get_variable_index(variable)
@@ -74,28 +90,21 @@ def patch(optimizer, outermost, create_state):
         def method(gradient, variable, learning_rate):
             for factor in rate_factors(variable):
                 learning_rate = ops.multiply(learning_rate, factor)
-            update_step(gradient, variable, learning_rate)
+            if seen.fused and _fits(gradient, variable, learning_rate):
+                index = optimizer._get_variable_index(variable)
+                gradient_descent(optimizer, index, gradient, variable, learning_rate)
+            else:
+                update_step(gradient, variable, learning_rate)
 
         return method
 
-    def scales_the_rates(parallel):
+    def steps_one_by_one(parallel):
         def method(grads, variables, learning_rate):
-            if not any(tap.rate_factor for tap in tapped.taps.values()):
-                parallel(grads, variables, learning_rate)
-            elif type(optimizer).update_step is keras.optimizers.SGD.update_step and all(
-                gradient.dtype.itemsize >= 4 for gradient in grads
-            ):
-                # Linear in the gradient, whose factors these may be as well; in 16 bits, products
-                # could be too large.
-                with _without_autograd():
-                    scaled = [
-                        functools.reduce(times, rate_factors(variable), gradient)
-                        for gradient, variable in zip(grads, variables)
-                    ]
-                parallel(scaled, variables, learning_rate)
-            else:
+            if scales_rates():
                 for gradient, variable in zip(grads, variables):
                     optimizer.update_step(gradient, variable, learning_rate)
+            else:
+                parallel(grads, variables, learning_rate)
 
         return method
 
@@ -121,7 +130,7 @@ def patch(optimizer, outermost, create_state):
         replace("_backend_update_step", runs_the_taps)
     replace("update_step", scales_the_rate)
     if hasattr(optimizer, "_parallel_update_step"):  # several of Keras's on torch
-        replace("_parallel_update_step", scales_the_rates)
+        replace("_parallel_update_step", steps_one_by_one)
     # A LossScaleOptimizer saves the variables of the optimizer inside among its own, too.
     for saved in {id(o): o for o in (optimizer, outermost)}.values():
         replace("save_own_variables", without_the_taps, saved)
@@ -134,6 +143,17 @@ def unpatch(optimizer):
     for patched, name in getattr(optimizer, ATTRIBUTE).patched:
         delattr(patched, name)
     delattr(optimizer, ATTRIBUTE)
+
+
+class _Seen(threading.local):  # as tf.distribute runs every replica in a thread
+    """What a step has come to: its gradients, and whether fused operations carry it out."""
+
+    gradients = None
+    fused = False
+
+
+def _fits(gradient, variable, learning_rate):
+    return not is_sparse(gradient) and FUSED.fits(standard(variable.dtype), gradient, learning_rate)
 
 
 def _without_autograd():

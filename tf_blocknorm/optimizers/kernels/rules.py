@@ -10,6 +10,11 @@ from tf_blocknorm.optimizers.kernels import FUSED
 
 def _sgd(optimizer, index, gradient, variable, rate):
     rate, factor = optimizer.rate_and_factor(index, rate)
+    gradient_descent(optimizer, index, gradient, variable, rate, factor)
+
+
+def gradient_descent(optimizer, index, gradient, variable, rate, factor=None):
+    """The rule of Keras's SGD for the gradient times a factor, which may be None."""
     if optimizer.momentum:
         slot = optimizer.momentums[index]
         FUSED.velocity(
