@@ -459,6 +459,13 @@ FAULTS = [
         "test_taps.py -k raw",
     ),
     (
+        "fused: any rule with rates for its variables is carried out as SGD",
+        TAPPED,
+        "is_sgd = type(optimizer).update_step is keras.optimizers.SGD.update_step",
+        "is_sgd = True",
+        "test_kernels.py -k made_of",
+    ),
+    (
         "another's change does not move the bound",
         STEP,
         "o.max_learning_rate * bound_factor",
