@@ -100,7 +100,7 @@ def test_exclusions_from_weight_decay_survive_a_reload(tmp_path):
     """Keras forgets what its method of this name was told."""
     rows = problems.rows(2)
     optimizer = tfb.BlockNormSGD(0.1, weight_decay=0.5)
-    model = problems.compiled(optimizer)
+    model = problems.compiled(optimizer, built=False)
     gain, kernel = model.trainable_variables[2], model.trainable_variables[0]
     optimizer.exclude_from_weight_decay(var_list=[gain], var_names=["bias", "b/filters"])
     model.optimizer.build(model.trainable_variables)
