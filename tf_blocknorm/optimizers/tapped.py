@@ -81,17 +81,16 @@ def patch(optimizer, outermost, create_state):
     def scales_rates():
         return any(tap.rate_factor for tap in tapped.taps.values())
 
-    def rate_factors(variable):
-        index = optimizer._get_variable_index(variable)
+    def rate_factors(index):
         factors = [tap.rate_factor(index) for tap in tapped.taps.values() if tap.rate_factor]
         return [factor for factor in factors if factor is not None]
 
     def scales_the_rate(update_step):
         def method(gradient, variable, learning_rate):
-            for factor in rate_factors(variable):
+            index = optimizer._get_variable_index(variable)
+            for factor in rate_factors(index):
                 learning_rate = ops.multiply(learning_rate, factor)
             if seen.fused and _fits(gradient, variable, learning_rate):
-                index = optimizer._get_variable_index(variable)
                 gradient_descent(optimizer, index, gradient, variable, learning_rate)
             else:
                 update_step(gradient, variable, learning_rate)
