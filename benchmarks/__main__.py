@@ -40,7 +40,11 @@ def main(argv=None):
     if arguments.report or arguments.only:
         result = records.read_json(path) or result
     if not arguments.report:
-        for name, job in jobs.chosen(arguments.size or "full", arguments.only or ["*"]).items():
+        try:
+            todo = jobs.chosen(arguments.size or "full", arguments.only or ["*"])
+        except ValueError as error:
+            parser.error(str(error))
+        for name, job in todo.items():
             console.print(f"{name} …", end=" ")
             began = time.perf_counter()
             if arguments.patience:
@@ -51,7 +55,7 @@ def main(argv=None):
                 result["jobs"][name] = found
                 records.write_json(path, result)
     if not result["jobs"]:
-        parser.error(f"There are no measurements. Received: --only {arguments.only}")
+        parser.error(f"There are no measurements. File: {path}")
     for title, (header, rows) in report.tables(result).items():
         console.print(f"\n{title}", style="bold", markup=False, highlight=False)
         console.print(tables.terminal(header, rows))

@@ -103,7 +103,7 @@ CONTENDERS = (
         "momentum",
         5,
         "momentum",
-        (1.1, 1.2),
+        (0.75, 0.75),
     ),
     _keras("Adam", lambda: k.Adam(RATE), "adam", 7),
     _keras("AdamW", lambda: k.AdamW(RATE), "adamw", 7, "adam"),

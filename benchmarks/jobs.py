@@ -25,6 +25,9 @@ def chosen(size, patterns):
     Args:
         size: `"full"`, `"quick"` or `"tiny"`.
         patterns: List of patterns as in a shell, of which the name has to match one.
+
+    Raises:
+        ValueError: If nothing matches one of the patterns.
     """
     options = {"full": FULL, "quick": QUICK, "tiny": TINY}[size]
     problems = ("small", "large") if size == "quick" else ("small", "large", "resnet", "embedding")
@@ -45,6 +48,11 @@ def chosen(size, patterns):
         for axis in ("weights", "variables"):
             job = _job("tensorflow", ["scaling"], None, False)
             found[f"scaling-{axis}"] = job | {"axes": [axis]}
+    for pattern in patterns:
+        if not fnmatch.filter(found, pattern):
+            raise ValueError(
+                f"No job has such a name. Received: {pattern}. Jobs: {', '.join(found)}"
+            )
     return {
         name: job | options
         for name, job in found.items()

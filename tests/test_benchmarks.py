@@ -110,6 +110,8 @@ def test_what_each_form_measures():
     assert quick < full
     assert {"memory-xla", "scaling-weights", "tensorflow-embedding-xla", "jax-resnet"} <= full
     assert set(jobs.chosen("full", ["torch-*"])) == {f"torch-{p}" for p in models.PROBLEMS}
+    with pytest.raises(ValueError, match=r"No job has such a name\. Received: torch-tiny\. Jobs: "):
+        jobs.chosen("full", ["torch-*", "torch-tiny"])
 
 
 def test_a_job_that_fails_is_told_and_the_rest_goes_on(capsys):

@@ -12,6 +12,7 @@ import tf_blocknorm as tfb
 from benchmarks.contenders import back_matched
 from tf_blocknorm.norms import fused_torch
 from tf_blocknorm.norms.block import Block
+from tf_blocknorm.optimizers.kernels import FUSED
 
 RNG = np.random.default_rng(5)
 NORMS = {
@@ -145,6 +146,31 @@ def test_the_order_of_the_memory_does_not_matter(make, transposed):
     else:
         gradient = np.asfortranarray(gradient)
     np.testing.assert_allclose(trained(start, gradient), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("decay", [None, 0.3])
+def test_momentum_takes_factors_and_decay(decay, nesterov):
+    """Factors of any shape, in the same call with what has none."""
+    factors = [None, 0.7, RNG.uniform(0.5, 2, size=4), RNG.uniform(0.5, 2, size=(3, 1))]
+    starts, slots = RNG.normal(size=(2, 4, 3, 4))
+    variables, momenta = (
+        [keras.Variable(x, dtype="float64") for x in xs] for xs in (starts, slots)
+    )
+    for gradients in RNG.normal(size=(2, 4, 3, 4)):
+        with FUSED.together():
+            for variable, slot, gradient, factor in zip(variables, momenta, gradients, factors):
+                if isinstance(factor, np.ndarray):
+                    factor = torch.tensor(factor)
+                arguments = variable, slot, torch.tensor(gradient), 0.9, 0.1, factor, decay
+                FUSED.heavy_ball(*arguments, nesterov=nesterov)
+        updates = [g * (1 if f is None else f) for g, f in zip(gradients, factors)]
+        updates = np.stack(updates) + (decay or 0) * starts
+        slots = 0.9 * slots + updates
+        starts = starts - 0.1 * (0.9 * slots + updates if nesterov else slots)
+    for found, expected in ((variables, starts), (momenta, slots)):
+        found = [keras.ops.convert_to_numpy(x) for x in found]
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_variables_of_two_dtypes():

@@ -221,13 +221,18 @@ class Blockwise(Hooks):
 
         The weights are those of the variable unless they are given.
         """
-        if not (self.weight_decay and self._use_weight_decay(variable)):
+        decay = self._decay(variable)
+        if decay is None:
             return direction
         weights = rows.values(variable) if weights is None else weights
-        factor = self.weight_decay * factor
+        factor = decay * factor
         if not isinstance(factor, float):
             factor = ops.cast(factor, direction.dtype)
         return direction + times(cast(weights, direction.dtype), factor)
+
+    def _decay(self, variable):
+        """The weight decay of a variable; None for none."""
+        return self.weight_decay or None if self._use_weight_decay(variable) else None
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
         """Excludes variables from weight decay, before the optimizer is built.

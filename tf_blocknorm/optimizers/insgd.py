@@ -240,13 +240,14 @@ class INSGD(CarriesStatistics, Blockwise, keras.optimizers.Optimizer):
         on_gradient = multiplier if self.normalize == "gradient" else None
         on_update = multiplier if self.normalize == "update" else None
 
+        momentum = self._momenta[index]
+        if momentum is not None and self._fits(index, gradient, on_update):
+            options = on_gradient, self._decay(variable), self.nesterov
+            rate = times(rate, on_update)
+            FUSED.heavy_ball(variable, momentum, gradient, self.momentum, rate, *options)
+            return
         step = times(cast(gradient, variable.dtype), on_gradient)
         step = self._plus_decay(step, variable)
-        momentum = self._momenta[index]
-        if momentum is not None and self._fits(index, step, on_update):
-            rate = times(rate, on_update)
-            FUSED.heavy_ball(variable, momentum, step, self.momentum, rate, self.nesterov)
-            return
         if momentum is not None:
             total = ops.add(ops.multiply(momentum, self.momentum), step)
             self.assign(momentum, total)

@@ -213,24 +213,31 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        momentum, rate = self._momenta[index], learning_rate
-
-        update = cast(times(gradient, self.factor(index)), variable.dtype)
-        update = self._plus_decay(update, variable)
-        if self.grad_averaging:
-            share = 1.0 - self.beta_1
-            if self.grad_averaging == "after_first":
-                share = ops.where(ops.equal(self.iterations, 0), 1.0, share)
-                share = ops.cast(share, variable.dtype)
-            update = times(update, share)
+        momentum, factor, decay = self._momenta[index], self.factor(index), self._decay(variable)
+        share, rate = self._share(variable.dtype), learning_rate
         if self.learning_rate_inside:
-            update, rate = ops.multiply(update, ops.cast(rate, variable.dtype)), 1.0
-        if self._fits(index, update, rate):
-            FUSED.heavy_ball(variable, momentum, update, self.beta_1, rate)
+            share, rate = times(ops.cast(rate, variable.dtype), share), 1.0
+        if share is not None:
+            factor = share if factor is None else ops.multiply(factor, share)
+            decay = decay and ops.multiply(decay, share)
+        if self._fits(index, gradient, rate):
+            FUSED.heavy_ball(variable, momentum, gradient, self.beta_1, rate, factor, decay)
             return
+        update = cast(times(gradient, factor), variable.dtype)
+        if decay is not None:
+            update = ops.add(update, ops.multiply(variable, ops.cast(decay, variable.dtype)))
         update = ops.add(ops.multiply(momentum, self.beta_1), update)
         self.assign(momentum, update)
         self.assign_sub(variable, ops.multiply(ops.cast(rate, variable.dtype), update))
+
+    def _share(self, dtype):
+        """What of an update the momentum takes up; None for all."""
+        if not self.grad_averaging:
+            return None
+        share = ops.convert_to_tensor(1.0 - self.beta_1, dtype)
+        if self.grad_averaging == "after_first":
+            share = ops.where(ops.equal(self.iterations, 0), ops.ones_like(share), share)
+        return share
 
     def on_updates(self, visits, learning_rate):
         for variable, value in self._scratch.norms:

@@ -119,8 +119,14 @@ def velocity(variable, slot, gradient, momentum, rate, factor=None, nesterov=Fal
     )
 
 
-def heavy_ball(variable, slot, update, momentum, rate, nesterov=False):
-    """Slot = momentum * slot + update; variable -= rate * slot (or from ahead)."""
+def heavy_ball(variable, slot, gradient, momentum, rate, factor=None, decay=None, nesterov=False):
+    """Slot = momentum * slot + update; variable -= rate * slot (or from ahead).
+
+    The update is the gradient times the factor, plus the variable times the decay.
+    """
+    update = gradient if factor is None else gradient * _scalar(factor, gradient)
+    if decay is not None:
+        update += _scalar(decay, update) * variable
     tf.raw_ops.ResourceApplyMomentum(
         var=variable.handle,
         accum=slot.handle,

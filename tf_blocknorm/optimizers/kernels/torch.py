@@ -14,6 +14,7 @@ import threading
 import torch
 from keras import ops
 
+from tf_blocknorm.dtypes import standard
 from tf_blocknorm.optimizers.kernels import shared
 from tf_blocknorm.optimizers.kernels.shared import fits, parts
 
@@ -41,7 +42,7 @@ _local = threading.local()
 def together():
     """Carries out at its end what was asked for inside; nothing after an error."""
     waiting = _local.waiting = collections.defaultdict(list)
-    _local.rates = {}
+    _local.shared = {}  # what is the same for all variables
     try:
         yield
         with torch.no_grad():
@@ -50,7 +51,7 @@ def together():
                 for part in parts(rows, [row[0].numel() for row in rows], _ENOUGH):
                     function(*map(list, zip(*part)), *options)
     finally:
-        _local.waiting = _local.rates = None
+        _local.waiting = _local.shared = None
 
 
 def _later(function, tensors, options=()):
@@ -60,6 +61,11 @@ def _later(function, tensors, options=()):
 
 def _number(value, like):
     """A number or scalar as a tensor that can stand beside another."""
+    if isinstance(value, (int, float)):
+        key = value, like.dtype, like.device
+        if key not in _local.shared:
+            _local.shared[key] = ops.convert_to_tensor(value, standard(like.dtype))
+        return _local.shared[key]
     if not isinstance(value, torch.Tensor):
         value = ops.convert_to_tensor(value)
     return value if value.dtype == like.dtype else value.to(like.dtype)
@@ -107,19 +113,44 @@ def _velocity(variables, slots, gradients, rates, momentum, nesterov):
         torch._foreach_addcmul_(variables, gradients, rates, value=-1)
 
 
-def heavy_ball(variable, slot, update, momentum, rate, nesterov=False):
-    """Slot = momentum * slot + update; variable -= rate * slot (or from ahead)."""
-    tensors = (variable.value, slot.value, update, _number(rate, update))
-    _later(_heavy_ball, tensors, (momentum, nesterov))
+def heavy_ball(variable, slot, gradient, momentum, rate, factor=None, decay=None, nesterov=False):
+    """Slot = momentum * slot + update; variable -= rate * slot (or from ahead).
+
+    The update is the gradient times the factor, plus the variable times the decay.
+    """
+    numbers = [x if x is None else _number(x, gradient) for x in (rate, factor, decay)]
+    options = factor is not None, decay is not None, momentum, nesterov
+    _later(_heavy_ball, (variable.value, slot.value, gradient, *numbers), options)
 
 
-def _heavy_ball(variables, slots, updates, rates, momentum, nesterov):
+def _heavy_ball(
+    variables,
+    slots,
+    gradients,
+    rates,
+    factors,
+    decays,
+    has_factors,
+    has_decays,
+    momentum,
+    nesterov,
+):
+    if nesterov:  # which takes the update twice
+        if has_factors:
+            gradients = torch._foreach_mul(gradients, factors)
+        if has_decays:
+            gradients = torch._foreach_addcmul(gradients, variables, decays)
+        has_factors = has_decays = False
     torch._foreach_mul_(slots, momentum)
-    torch._foreach_add_(slots, updates)
-    last = momentum if nesterov else 1.0
-    torch._foreach_addcmul_(variables, slots, rates, value=-last)
+    if has_factors:
+        torch._foreach_addcmul_(slots, gradients, factors)
+    else:
+        torch._foreach_add_(slots, gradients)
+    if has_decays:
+        torch._foreach_addcmul_(slots, variables, decays)
+    torch._foreach_addcmul_(variables, slots, rates, value=-momentum if nesterov else -1.0)
     if nesterov:
-        torch._foreach_addcmul_(variables, updates, rates, value=-1)
+        torch._foreach_addcmul_(variables, gradients, rates, value=-1)
 
 
 def adam(
@@ -127,14 +158,14 @@ def adam(
 ):
     """Adam as Keras has it; `powers` are those of the betas, 0 for no bias correction."""
     key = id(rate), id(powers), gradient.dtype, gradient.device
-    if key not in _local.rates:  # What is the same for all variables; with what must not go before.
-        _local.rates[key] = _rate_of_adam(rate, powers, gradient), rate, powers
+    if key not in _local.shared:  # With what must not go before, as its id would come again.
+        _local.shared[key] = _rate_of_adam(rate, powers, gradient), rate, powers
     tensors = (variable.value, gradient, m.value, v.value)
     if v_hat is not None:
         tensors = (*tensors, v_hat.value)
     if factor is not None:
         tensors = (*tensors, _number(factor, gradient))
-    scalars = _local.rates[key][0], beta_1, beta_2, epsilon
+    scalars = _local.shared[key][0], beta_1, beta_2, epsilon
     _later(_adam, tensors, (scalars, factor is not None))
 
 
