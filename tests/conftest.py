@@ -1,5 +1,6 @@
 """One backend per run: `KERAS_BACKEND=jax pytest` runs the files that are not about TensorFlow."""
 
+import gc
 import os
 
 import pytest
@@ -41,6 +42,17 @@ def pytest_ignore_collect(collection_path):
     if BACKEND == "tensorflow":
         return name in set().union(*ONLY.values()) or None
     return name not in PORTABLE | ONLY[BACKEND] or None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_looked_at_twice():
+    """TensorFlow keeps every graph with a custom gradient; Python would search them all for refuse.
+
+    Again and again, for up to a minute at a time, after some thousand tests.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 if BACKEND == "tensorflow":

@@ -105,8 +105,7 @@ def test_a_compiled_update_agrees_in_a_custom_loop(jit_compile):
     assert len(optimizer._scratch.compiled) == int(jit_compile)
 
 
-# ------------------------------------------------------------------------------- non-finite
-# gradients
+# ------------------------------------------------------------------ gradients that are not finite
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
