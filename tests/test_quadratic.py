@@ -44,18 +44,21 @@ def test_the_others_do_not(method, rate):
     assert not quadratic.train(0, method, rate)["excess"][-1] < quadratic.FOUND
 
 
-def test_the_command_saves_table_figure_and_record(tmp_path, monkeypatch):
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_command_saves_table_figure_and_record(tmp_path, monkeypatch, quick):
     monkeypatch.setattr(quadratic, "STEPS", 20)
     monkeypatch.setattr(quadratic, "KEPT", 10)
     monkeypatch.setattr(quadratic, "RATES", (0.001, 0.1))
+    monkeypatch.setattr(quadratic, "QUICK_RATES", (0.001,))
     methods = {name: quadratic.METHODS[name] for name in ("Adam", "SGD")}
     monkeypatch.setattr(quadratic, "METHODS", methods)
     text = io.StringIO()
-    arguments = type("Arguments", (), {"seeds": 2, "quick": False, "out": str(tmp_path)})
+    arguments = type("Arguments", (), {"seeds": None, "quick": quick, "out": str(tmp_path)})
     assert quadratic.run(arguments, ["run", "quadratic"], Console(file=text, width=200)) == 0
     record = json.loads((tmp_path / "quadratic.json").read_text())
     assert record["command"] == "tf-blocknorm run quadratic"
-    assert len(record["runs"]) == 2 * 2 * 2
+    seeds, rates = (1, 1) if quick else (3, 2)
+    assert len(record["runs"]) == seeds * len(methods) * rates
     assert {len(run["excess"]) for run in record["runs"]} == {20 // quadratic.KEPT}
     assert (tmp_path / "quadratic.png").read_bytes().startswith(b"\x89PNG")
     lines = (tmp_path / "quadratic.md").read_text().splitlines()
@@ -65,11 +68,14 @@ def test_the_command_saves_table_figure_and_record(tmp_path, monkeypatch):
 
 
 def test_the_table_shows_the_worst_problem():
-    def run(seed, excess):
-        return {"seed": seed, "method": "Adam", "initial_rate": 0.001, "excess": [9.0, excess]}
+    def run(seed, excess, method="Adam", rate=0.001):
+        return {"seed": seed, "method": method, "initial_rate": rate, "excess": [9.0, excess]}
 
     _, rows = quadratic.table([run(0, 0.5), run(1, 0.02)])
-    assert rows == [["Adam", "50", *[""] * 5]]
+    assert rows == [["Adam", "50"]]
     _, rows = quadratic.table([run(0, 0.5), run(1, float("nan"))])
     assert rows[0][1] == "diverged"
+    header, rows = quadratic.table([run(0, 0.5), run(0, 0.1, "SGD", 0.03)])  # interrupted
+    assert header[1:] == ["0.001", "0.03"]
+    assert rows == [["Adam", "50", ""], ["SGD, momentum 0.9", "", "10"]]
     assert quadratic.percent(2e-5) == "<.01"

@@ -23,6 +23,7 @@ FOUND = 0.01
 # Of every how many steps the record of a run keeps one.
 KEPT = 50
 RATES = (0.001, 0.005, 0.01, 0.03, 0.05, 0.1)
+QUICK_RATES = (0.001, 0.01, 0.1)
 
 
 class Quadratic:
@@ -166,13 +167,14 @@ def train(seed, method, rate):
 def run(arguments, argv, console):
     """Run all methods from all initial rates; print the table, save it and the figure."""
     seeds = range(arguments.seeds or (1 if arguments.quick else 3))
+    rates = QUICK_RATES if arguments.quick else RATES
     console.print(
         f"quadratic: {DIMENSION} variables, {STEPS} steps, {len(seeds)} "
         f"problem{'s' * (len(seeds) > 1)} (seeds of matrix, vector and start), initial rates from "
-        f"{RATES[0]:g} to {RATES[-1]:g}.",
+        f"{rates[0]:g} to {rates[-1]:g}.",
         highlight=False,
     )
-    plan = [(seed, method, rate) for seed in seeds for method in METHODS for rate in RATES]
+    plan = [(seed, method, rate) for seed in seeds for method in METHODS for rate in rates]
     runs, code = [], 0
     try:
         for one in track(plan, "Training", console=console, transient=True):
@@ -187,14 +189,14 @@ def run(arguments, argv, console):
 
 def table(runs):
     """Return header and rows: the excess at the end, by method and initial rate; worst problem."""
-    rows = []
+    rows, rates = [], sorted({run["initial_rate"] for run in runs})
     for method, group in tables.grouped(runs, "method").items():
         cells = []
-        for rate in RATES:
+        for rate in rates:
             ends = [run["excess"][-1] for run in group if run["initial_rate"] == rate]
             cells.append(percent(max(ends, key=_badness)) if ends else "")
         rows.append([METHODS[method].label, *cells])
-    return ["method", *(f"{rate:g}" for rate in RATES)], rows
+    return ["method", *(f"{rate:g}" for rate in rates)], rows
 
 
 def percent(excess):

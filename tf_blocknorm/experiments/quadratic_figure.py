@@ -67,7 +67,7 @@ def draw(runs, labels, path, every=1):
     figure.text(
         0.075,
         0.94,
-        "A quadratic, from six initial rates",
+        f"A quadratic, from {len(rates)} initial rates",
         fontsize=13,
         fontweight="bold",
         color=INK,
