@@ -77,6 +77,9 @@ def rates(summaries, path, title, subtitle):
 
     def horizontal(panel):
         panel.set_xscale("log")
+        if everywhere[-1] <= 10 * everywhere[0]:  # too few powers of ten for ticks
+            panel.set_xticks(everywhere, [f"{rate:g}" for rate in everywhere])
+            panel.minorticks_off()
 
     _against(axis, lines, metric, name, horizontal, path, title, subtitle)
 
