@@ -538,7 +538,7 @@ FAULTS = [
     (
         "the first step is averaged, too",
         NOVOGRAD,
-        "ops.where(ops.equal(self.iterations, 0), ops.ones_like(share), share)",
+        "ops.where(ops.equal(self.iterations, 0), first, share)",
         "share",
         "test_layerwise.py -k addons",
     ),

@@ -214,9 +214,7 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         momentum, factor, decay = self._momenta[index], self.factor(index), self._decay(variable)
-        share, rate = self._share(variable.dtype), learning_rate
-        if self.learning_rate_inside:
-            share, rate = times(ops.cast(rate, variable.dtype), share), 1.0
+        share, rate = self._share_and_rate(learning_rate, variable.dtype)
         if share is not None:
             factor = share if factor is None else ops.multiply(factor, share)
             decay = decay and ops.multiply(decay, share)
@@ -230,14 +228,19 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
         self.assign(momentum, update)
         self.assign_sub(variable, ops.multiply(ops.cast(rate, variable.dtype), update))
 
-    def _share(self, dtype):
-        """What of an update the momentum takes up; None for all."""
-        if not self.grad_averaging:
-            return None
-        share = ops.convert_to_tensor(1.0 - self.beta_1, dtype)
-        if self.grad_averaging == "after_first":
-            share = ops.where(ops.equal(self.iterations, 0), ops.ones_like(share), share)
-        return share
+    def _share_and_rate(self, learning_rate, dtype):
+        """What an update is multiplied by on its way into the momentum (or None), and after it."""
+        share, rate = None, learning_rate
+        if self.learning_rate_inside:
+            share, rate = ops.cast(learning_rate, dtype), 1.0
+        if self.grad_averaging:
+            first = ops.ones((), dtype) if share is None else share
+            share = first * (1.0 - self.beta_1)
+            if self.grad_averaging == "after_first":
+                # Not a product of three scalars, which TensorFlow takes in any order: replicas
+                # would come to differ by a rounding.
+                share = ops.where(ops.equal(self.iterations, 0), first, share)
+        return share, rate
 
     def on_updates(self, visits, learning_rate):
         for variable, value in self._scratch.norms:
