@@ -33,6 +33,7 @@ AGREEMENT = "tf_blocknorm/optimizers/agreement.py"
 TAPPED = "tf_blocknorm/optimizers/tapped.py"
 TAPS = "tf_blocknorm/optimizers/taps.py"
 STEP = "tf_blocknorm/callbacks/adaptive_step.py"
+INPUT_QUOTIENT = "tf_blocknorm/optimizers/inputs/quotient.py"
 QUOTIENT = "tf_blocknorm/callbacks/barzilai_borwein_tap.py"
 RULE = "tf_blocknorm/callbacks/learning_rate_rule.py"
 MATCHING = "tf_blocknorm/callbacks/back_matching.py"
@@ -770,16 +771,16 @@ FAULTS = [
     ),
     (
         "an infinite power makes zero steps",
-        INSGD,
-        'ops.where(ops.isfinite(power), quotient, float("nan"))',
-        "quotient",
+        INPUT_QUOTIENT,
+        'ops.where(ops.isfinite(power), result, float("nan"))',
+        "result",
         "test_insgd.py -k finite",
     ),
     (
         "the gain is forgotten",
-        INSGD,
-        "quotient = gain / ops",
-        "quotient = 1.0 / ops",
+        INPUT_QUOTIENT,
+        "result = gain / ops",
+        "result = 1.0 / ops",
         "test_insgd.py -k authors",
     ),
     (

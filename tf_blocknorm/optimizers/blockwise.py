@@ -232,7 +232,8 @@ class Blockwise(Hooks):
 
     def _decay(self, variable):
         """The weight decay of a variable; None for none."""
-        return self.weight_decay or None if self._use_weight_decay(variable) else None
+        has_one = self.weight_decay and self._use_weight_decay(variable)
+        return self.weight_decay if has_one else None
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
         """Excludes variables from weight decay, before the optimizer is built.

@@ -11,6 +11,7 @@ from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.blockwise import Blockwise
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.inputs.matching import Powers, validate_powers
+from tf_blocknorm.optimizers.inputs.quotient import quotient
 from tf_blocknorm.optimizers.kernels import FUSED
 from tf_blocknorm.optimizers.rows import times
 from tf_blocknorm.optimizers.statistics import CarriesStatistics
@@ -278,12 +279,7 @@ class INSGD(CarriesStatistics, Blockwise, keras.optimizers.Optimizer):
         gain = self.gain
         if gain == "code":
             gain = math.sqrt(1 + 1e-6) / (math.sqrt(1 - self.momentum) + 1e-6)
-        divisor = ops.maximum(ops.log(power), self.floor) if self.log else power + self.epsilon
-        zero = ops.equal(divisor, 0)
-        quotient = gain / ops.where(zero, ops.ones_like(divisor), divisor)
-        quotient = ops.where(zero, ops.zeros_like(quotient), quotient)
-        # A comparison with NaN may choose either; and a finite gradient over infinity is 0.
-        return ops.where(ops.isfinite(power), quotient, float("nan"))
+        return quotient(power, gain, self.floor if self.log else None, self.epsilon)
 
     def get_config(self):
         config = super().get_config()

@@ -166,9 +166,8 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
                 corrections = [self._correction(beta, g) for beta in betas]
             return *betas, *FUSED.adam_scalars(self.epsilon, *corrections)
 
-        scalars, start = self._once("adam", dtype, make), None
-        if self.weight_decay and self._use_weight_decay(variable):
-            start = times(rows.values(variable), self.weight_decay)
+        scalars, decay = self._once("adam", dtype, make), self._decay(variable)
+        start = None if decay is None else times(rows.values(variable), decay)
         slots = self._momenta[index], self._velocities[index]
         return FUSED.adam_direction(*slots, g, *scalars, start)
 

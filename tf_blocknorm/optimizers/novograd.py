@@ -213,17 +213,18 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        momentum, factor, decay = self._momenta[index], self.factor(index), self._decay(variable)
+        momentum, factor = self._momenta[index], self.factor(index)
         share, rate = self._share_and_rate(learning_rate, variable.dtype)
         if share is not None:
             factor = share if factor is None else ops.multiply(factor, share)
-            decay = decay and ops.multiply(decay, share)
         if self._fits(index, gradient, rate):
+            decay = self._decay(variable)
+            if decay is not None and share is not None:
+                decay = ops.multiply(decay, share)
             FUSED.heavy_ball(variable, momentum, gradient, self.beta_1, rate, factor, decay)
             return
         update = cast(times(gradient, factor), variable.dtype)
-        if decay is not None:
-            update = ops.add(update, ops.multiply(variable, ops.cast(decay, variable.dtype)))
+        update = self._plus_decay(update, variable, 1.0 if share is None else share)
         update = ops.add(ops.multiply(momentum, self.beta_1), update)
         self.assign(momentum, update)
         self.assign_sub(variable, ops.multiply(ops.cast(rate, variable.dtype), update))
