@@ -173,6 +173,40 @@ def test_momentum_takes_factors_and_decay(decay, nesterov):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tfb.BlockNormSGD(0.1, momentum=0.9),
+        lambda: tfb.BlockNormAdam(0.1),
+        lambda: tfb.NovoGrad(0.1),
+        lambda: tfb.LAMB(0.1),
+        lambda: tfb.AdaptiveBlockNormSGD(0.1),
+    ],
+)
+def test_stateless_apply_changes_nothing_in_place(make):
+    """Neither what it was given nor the variables."""
+    start, *gradients = RNG.normal(size=(3, 3, 4)).astype("float32")
+    optimizer, variable = make(), keras.Variable(start)
+    optimizer.build([variable])
+    state = [torch.clone(x.value) for x in optimizer.variables]
+    given = [torch.tensor(2 * start)], [x.clone() for x in state]
+    weights, after = given
+    for gradient in gradients:
+        weights, after = optimizer.stateless_apply(after, [torch.tensor(gradient)], weights)
+    np.testing.assert_array_equal(given[0][0], 2 * start)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), start)
+    for before, kept, own in zip(state, given[1], optimizer.variables):
+        assert torch.equal(before, kept)
+        assert torch.equal(before, own.value)
+
+    variable.assign(2 * start)
+    for gradient in gradients:
+        optimizer.apply([torch.tensor(gradient)])
+    for found, expected in zip([*weights, *after], [variable, *optimizer.variables]):
+        expected = keras.ops.convert_to_numpy(expected)
+        np.testing.assert_allclose(found.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_variables_of_two_dtypes():
     start = RNG.normal(size=(2, 3, 4))
     gradients = RNG.normal(size=(2, 3, 4))

@@ -20,6 +20,7 @@ import math
 import types
 
 import keras
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from tf_blocknorm import norms
 from tf_blocknorm.optimizers import rows
@@ -82,7 +83,8 @@ def can_fuse():
         import tensorflow as tf
 
         return not (tf.distribute.has_strategy() or norms.inside_xla())
-    return FUSED is not None
+    # There, the values are not those of the variables, and nobody's to be changed in place.
+    return FUSED is not None and not in_stateless_scope()
 
 
 class _CommonHooks:

@@ -138,7 +138,7 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         m, v = self._momenta[index], self._velocities[index]
-        g = cast(gradient, variable.dtype)
+        g = cast(gradient, self._partition.dtypes[index])
         if self._fits(index, g):
             # Not yet where the order of things can be told, so that few exist at a time.
             step = None if ORDERED else self._fused_direction(index, g, variable)
@@ -156,7 +156,7 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
         return self._plus_decay(m / (ops.sqrt(v) + self.epsilon), variable, weights=weights)
 
     def _fused_direction(self, index, g, variable):
-        dtype = keras.backend.standardize_dtype(g.dtype)
+        dtype = self._partition.dtypes[index]
 
         def make():
             # As the operation sees them, so that averages and corrections belong together.

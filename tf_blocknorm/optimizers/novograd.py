@@ -214,7 +214,8 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         momentum, factor = self._momenta[index], self.factor(index)
-        share, rate = self._share_and_rate(learning_rate, variable.dtype)
+        dtype = self._partition.dtypes[index]
+        share, rate = self._share_and_rate(learning_rate, dtype)
         if share is not None:
             factor = share if factor is None else ops.multiply(factor, share)
         if self._fits(index, gradient, rate):
@@ -223,11 +224,11 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
                 decay = ops.multiply(decay, share)
             FUSED.heavy_ball(variable, momentum, gradient, self.beta_1, rate, factor, decay)
             return
-        update = cast(times(gradient, factor), variable.dtype)
+        update = cast(times(gradient, factor), dtype)
         update = self._plus_decay(update, variable, 1.0 if share is None else share)
         update = ops.add(ops.multiply(momentum, self.beta_1), update)
         self.assign(momentum, update)
-        self.assign_sub(variable, ops.multiply(ops.cast(rate, variable.dtype), update))
+        self.assign_sub(variable, ops.multiply(ops.cast(rate, dtype), update))
 
     def _share_and_rate(self, learning_rate, dtype):
         """What an update is multiplied by on its way into the momentum (or None), and after it."""

@@ -17,8 +17,7 @@ def fits(dtype, tensor, *scalars):
 
     A scalar may be None.
     """
-    same = dtype == standard(tensor.dtype)
-    return same and dtype in _DTYPES and all(rank(scalar) == 0 for scalar in scalars)
+    return dtype in _DTYPES and dtype == standard(tensor.dtype) and not any(map(rank, scalars))
 
 
 def parts(items, sizes, least):

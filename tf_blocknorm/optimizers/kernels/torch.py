@@ -4,6 +4,9 @@ What is asked for one variable waits until the step has asked for all (`together
 of one dtype and device, with the same options, are updated in place by a handful of
 `torch._foreach_*` calls (on GPUs single kernels wherever all tensors take the same number), and by
 the operation behind `torch.optim.Adam(fused=True)`.
+
+Variables are read as `_value`: `value` looks for scopes that change what it returns, of which there
+are none in a step that is fused, and takes as long for that as an update of a small variable.
 """
 
 import collections
@@ -77,7 +80,7 @@ def _times(tensor, factor):
 
 def descend(variable, direction, rate, factor=None):
     """Variable -= rate * factor * direction."""
-    tensors = (variable.value, _times(direction, factor), _number(rate, direction))
+    tensors = (variable._value, _times(direction, factor), _number(rate, direction))
     _later(_descend, tensors)
 
 
@@ -87,7 +90,7 @@ def _descend(variables, directions, rates):
 
 def blend(slot, tensor, factor, decay):
     """Slot = decay * slot + factor * tensor."""
-    _later(_blend, (slot.value, tensor, _number(factor, tensor)), (decay,))
+    _later(_blend, (slot._value, tensor, _number(factor, tensor)), (decay,))
 
 
 def _blend(slots, tensors, factors, decay):
@@ -102,7 +105,7 @@ def _blend(slots, tensors, factors, decay):
 def velocity(variable, slot, gradient, momentum, rate, factor=None, nesterov=False):
     """Slot = momentum * slot - rate * factor * gradient; variable += slot (or from ahead)."""
     gradient, rate = _times(gradient, factor), _number(rate, gradient)
-    _later(_velocity, (variable.value, slot.value, gradient, rate), (momentum, nesterov))
+    _later(_velocity, (variable._value, slot._value, gradient, rate), (momentum, nesterov))
 
 
 def _velocity(variables, slots, gradients, rates, momentum, nesterov):
@@ -120,7 +123,7 @@ def heavy_ball(variable, slot, gradient, momentum, rate, factor=None, decay=None
     """
     numbers = [x if x is None else _number(x, gradient) for x in (rate, factor, decay)]
     options = factor is not None, decay is not None, momentum, nesterov
-    _later(_heavy_ball, (variable.value, slot.value, gradient, *numbers), options)
+    _later(_heavy_ball, (variable._value, slot._value, gradient, *numbers), options)
 
 
 def _heavy_ball(
@@ -160,9 +163,9 @@ def adam(
     key = id(rate), id(powers), gradient.dtype, gradient.device
     if key not in _local.shared:  # With what must not go before, as its id would come again.
         _local.shared[key] = _rate_of_adam(rate, powers, gradient), rate, powers
-    tensors = (variable.value, gradient, m.value, v.value)
+    tensors = (variable._value, gradient, m._value, v._value)
     if v_hat is not None:
-        tensors = (*tensors, v_hat.value)
+        tensors = (*tensors, v_hat._value)
     if factor is not None:
         tensors = (*tensors, _number(factor, gradient))
     scalars = _local.shared[key][0], beta_1, beta_2, epsilon
@@ -229,7 +232,7 @@ def adam_direction(m, v, gradient, beta_1, beta_2, epsilon, rate, start=None):
     """
     result = torch.zeros_like(gradient) if start is None else start
     scalars = rate, beta_1, beta_2, epsilon
-    _later(_directions, (result, gradient, m.value, v.value), (scalars,))
+    _later(_directions, (result, gradient, m._value, v._value), (scalars,))
     return result
 
 
