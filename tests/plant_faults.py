@@ -356,7 +356,7 @@ FAULTS = [
     (
         "the mean of rows is taken over those that were looked up",
         PARTITION,
-        "if sparse else None",
+        "if missing else None",
         "if False else None",
         "test_sparse.py -k equals_dense",
     ),

@@ -27,7 +27,7 @@ whole: a broken gradient never turns into a step that looks healthy. float16 and
 measured and divided in float32; float64 stays float64.
 """
 
-from tf_blocknorm.norms.block import Block, of_ones, split
+from tf_blocknorm.norms.block import Block, join, of_ones, split
 from tf_blocknorm.norms.exact import norm, normalize, sizes, unit, unmultiplied
 from tf_blocknorm.norms.modes import inside_xla
 from tf_blocknorm.norms.products import dots, sum_of_squares
@@ -39,6 +39,7 @@ __all__ = [
     "dots",
     "get",
     "inside_xla",
+    "join",
     "names",
     "norm",
     "normalize",

@@ -103,11 +103,16 @@ def _measure(blocks, norm, keep=True, anew=None):
         return scaled(blocks, factors), sizes, factors
 
     sizes = sizes_of(blocks)
-    factors = factors_for(sizes)
+    # False for a NaN, which may be the overflow of a finite gradient.
+    usual = ops.all(ops.logical_and(sizes >= limits.low, sizes <= limits.high))
+
+    def as_they_are():
+        return kept(blocks), sizes, ops.ones_like(sizes)
 
     def look_again():
+        factors = factors_for(sizes)
         again = scaled(blocks, factors)
-        return kept(again), sizes_of(again)
+        return kept(again), sizes_of(again), factors
 
     def kept(blocks):
         return [block.tensors for block in blocks] if keep else []
@@ -115,8 +120,7 @@ def _measure(blocks, norm, keep=True, anew=None):
     # Not left to a multiplication by 1: it would cost a pass over the gradients, and TensorFlow
     # would merge it with the division into one factor, which is subnormal for entries beyond
     # 2**126.
-    usual = ops.all(ops.equal(factors, 1.0))
-    tensors, sizes = cond(usual, lambda: (kept(blocks), sizes), look_again)
+    tensors, sizes, factors = cond(usual, as_they_are, look_again)
     scaled_blocks = [block.of(x) for x, block in zip(tensors, blocks)]
     return scaled_blocks or None, sizes, factors
 

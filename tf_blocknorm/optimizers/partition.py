@@ -74,15 +74,14 @@ class Partition:
 
     def make(self, tensors, groups):
         """The blocks of tensors: one `norms.Block` for each list of positions in `groups`."""
-        return [self._block([tensors[i] for i in group]) for group in groups]
-
-    def _block(self, tensors):
-        sparse = any(map(rows.is_sparse, tensors))
-        return norms.Block(
-            list(map(rows.values, tensors)),
-            per_unit=self._units(tensors[0].shape),
-            entries=sum(math.prod(x.shape) for x in tensors) if sparse else None,
-        )
+        values, sparse = list(map(rows.values, tensors)), list(map(rows.is_sparse, tensors))
+        made = []
+        for group in groups:
+            missing = any(sparse[i] for i in group)
+            entries = sum(math.prod(tensors[i].shape) for i in group) if missing else None
+            per_unit = self._units(tensors[group[0]].shape)
+            made.append(norms.Block([values[i] for i in group], per_unit, entries))
+        return made
 
     def places(self, names):
         """Where the numbers of these blocks stand in a vector with one number per label.

@@ -3,6 +3,7 @@
 from keras import ops
 
 from tf_blocknorm.dtypes import standard
+from tf_blocknorm.norms import join
 
 _DTYPES = ("float32", "float64")
 
@@ -32,7 +33,7 @@ def parts(items, sizes, least):
     return made
 
 
-def rates(rate, factors, stack=ops.stack):
+def rates(rate, factors):
     """For each factor a pair: its product with the rate, and what is left to be multiplied by.
 
     One operation makes the products of all factors that are scalars; vectors and None are left.
@@ -40,7 +41,7 @@ def rates(rate, factors, stack=ops.stack):
     pairs = [(rate, factor) for factor in factors]
     scalars = [i for i, f in enumerate(factors) if f is not None and rank(f) == 0]
     if scalars:
-        joined = stack([factors[i] for i in scalars])
+        joined = join([factors[i] for i in scalars])
         products = ops.unstack(joined * ops.cast(rate, joined.dtype), len(scalars))
         for i, product in zip(scalars, products):
             pairs[i] = (product, None)

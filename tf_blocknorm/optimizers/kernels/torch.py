@@ -11,7 +11,6 @@ are none in a step that is fused, and takes as long for that as an update of a s
 
 import collections
 import contextlib
-import functools
 import threading
 
 import torch
@@ -19,7 +18,7 @@ from keras import ops
 
 from tf_blocknorm.dtypes import standard
 from tf_blocknorm.optimizers.kernels import shared
-from tf_blocknorm.optimizers.kernels.shared import fits, parts
+from tf_blocknorm.optimizers.kernels.shared import fits, parts, rates
 
 __all__ = [
     "adam",
@@ -33,9 +32,6 @@ __all__ = [
     "together",
     "velocity",
 ]
-
-# Keras's own `stack` takes as long as all else that is done for all variables together.
-rates = functools.partial(shared.rates, stack=torch.stack)
 
 _ENOUGH = 2**21  # entries
 _local = threading.local()
