@@ -9,6 +9,7 @@ import math
 
 import keras
 from keras import ops
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 # Asked for every gradient, several times in a step.
 _BACKEND = keras.backend.backend()
@@ -74,7 +75,9 @@ def values(gradient):
     if is_sparse(gradient):
         return gradient.values
     if _BACKEND == "torch":  # where a conversion takes as long as the norm of a small tensor
-        return gradient.value if isinstance(gradient, keras.Variable) else gradient
+        if not isinstance(gradient, keras.Variable):
+            return gradient
+        return gradient.value if in_stateless_scope() else gradient._value
     return ops.convert_to_tensor(gradient)
 
 
