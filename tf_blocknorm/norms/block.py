@@ -7,12 +7,8 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
+from tf_blocknorm.light import stack
 from tf_blocknorm.norms.sizes import count
-
-if keras.backend.backend() == "torch":  # where Keras's takes longer than all it is made for
-    from torch import stack as _stack
-else:
-    _stack = ops.stack
 
 
 class Block(NamedTuple):
@@ -66,7 +62,7 @@ def in_one_dtype(blocks):
 def join(values):
     """Scalars and vectors as one vector: what is done to all at once is one small operation."""
     if all(len(value.shape) == 0 for value in values):
-        return _stack(values)
+        return stack(values)
     return ops.concatenate([ops.reshape(value, (-1,)) for value in values])
 
 

@@ -6,6 +6,7 @@ import math
 
 from keras import ops
 
+from tf_blocknorm.light import where
 from tf_blocknorm.norms.block import Block, in_one_dtype, join, split
 from tf_blocknorm.norms.modes import (
     cond,
@@ -77,13 +78,13 @@ def _measure(blocks, norm, keep=True, anew=None):
             found = each(get(norm), made)
         if norm in DROP_NANS and maxima_drop_nans():
             broken = ops.isnan(each(nan_if_broken, made))
-            found = ops.where(broken, ops.full_like(found, float("nan")), found)
+            found = where(broken, float("nan"), found)
         return found
 
     def factors_for(sizes):
         # Not `sizes > high`: a NaN may be the overflow of a finite gradient.
-        factors = ops.where(sizes <= limits.high, ops.ones_like(sizes), limits.down)
-        return ops.where(sizes < limits.low, ops.full_like(sizes, limits.up), factors)
+        factors = where(sizes <= limits.high, ops.ones_like(sizes), limits.down)
+        return where(sizes < limits.low, limits.up, factors)
 
     if inside_xla() and not on_jax_at_once():
         # Both looks by the same piece of code: XLA compiles two copies of a sum in two ways.
@@ -93,7 +94,7 @@ def _measure(blocks, norm, keep=True, anew=None):
                 here, _ = in_one_dtype(anew(functools.partial(once_known, looks_left)))
             sizes = sizes_of(here, factors)
             first = ops.equal(looks_left, 2)
-            factors = ops.where(first, factors_for(sizes), factors)
+            factors = where(first, factors_for(sizes), factors)
             again = ops.logical_and(first, ops.any(ops.not_equal(factors, 1.0)))
             return ops.cast(again, "int32"), factors, sizes
 
@@ -138,7 +139,7 @@ def sizes(blocks, norm):
     """
     # A weight that is read must not stay alive: its update would be made in a copy.
     _, sizes, factors = _measure(blocks, norm, keep=False)
-    return ops.divide(sizes, factors)
+    return sizes / factors
 
 
 def normalize(blocks, norm, epsilon=0.0, lengths=None):
@@ -178,14 +179,14 @@ def unmultiplied(blocks, norm, epsilon=0.0, lengths=None, anew=None):
     """
     scaled, sizes, factors = _measure(blocks, norm, anew=anew)
     if callable(lengths):
-        lengths = lengths(ops.divide(sizes, factors))
-    zero = ops.equal(sizes, 0)
-    divisors = ops.add(sizes, ops.multiply(factors, epsilon)) if epsilon else sizes
+        lengths = lengths(sizes / factors)
+    zero = sizes == 0
+    divisors = sizes + factors * epsilon if epsilon else sizes
     lengths = 1.0 if lengths is None else ops.cast(lengths, sizes.dtype)
-    inverses = ops.divide(lengths, ops.where(zero, ops.ones_like(divisors), divisors))
+    inverses = lengths / where(zero, 1.0, divisors)
     # A zero block has no direction and stays zero; one with an infinity is no longer a number.
-    inverses = ops.where(zero, ops.zeros_like(inverses), inverses)
-    inverses = ops.where(ops.isfinite(sizes), inverses, float("nan"))
+    inverses = where(zero, 0.0, inverses)
+    inverses = where(ops.isfinite(sizes), inverses, float("nan"))
     return scaled, inverses
 
 

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from tf_blocknorm.dtypes import cast
+from tf_blocknorm.light import cast
 from tf_blocknorm.norms.block import join
 from tf_blocknorm.norms.modes import fused_reductions, total
 

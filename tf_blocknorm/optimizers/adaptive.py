@@ -5,7 +5,7 @@ import inspect
 import keras
 from keras import initializers, ops
 
-from tf_blocknorm.dtypes import cast
+from tf_blocknorm.light import cast, where
 from tf_blocknorm.optimizers import agreement, arguments
 from tf_blocknorm.optimizers.base import BlockNormalized
 from tf_blocknorm.optimizers.forms import form
@@ -276,7 +276,7 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
         if self.adapt_steps:
             speed = ops.maximum(0.0, 1.0 - ops.cast(self.iterations, "float32") / self.adapt_steps)
         factors = 1.0 + speed * self.rate_update * (cosines - self.target_correlation)
-        rates = self._rates * ops.where(known, factors, 1.0)
+        rates = self._rates * where(known, factors, 1.0)
         rates = ops.clip(rates, self.min_rate, self.max_rate)
         if self.relative_floor:
             rates = ops.maximum(rates, self.relative_floor * ops.exp(ops.mean(ops.log(rates))))

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from tf_blocknorm import norms
-from tf_blocknorm.dtypes import cast
+from tf_blocknorm.light import cast, where
 from tf_blocknorm.optimizers.rows import times
 
 
@@ -60,18 +60,18 @@ def compare(partition, indices, gradients, past, decay, assign, add=None):
     known = ops.logical_and(lengths > 0, inverses > 0)
     # With the gradient's direction, which has length 1.
     products = inverses * norms.dots(scaled, averages)
-    cosines = ops.where(known, products / ops.where(known, lengths, 1.0), 0.0)
+    cosines = where(known, products / where(known, lengths, 1.0), 0.0)
 
-    own = ops.where(inverses == 0, 0.0, inverses / inverses)  # 1; 0 of a zero, NaN of no number
+    own = where(inverses == 0, 0.0, inverses / inverses)  # 1; 0 of a zero, NaN of no number
     if decay:
         mixed = (decay * lengths) ** 2 + (1.0 - decay) * (2.0 * decay * products + (1.0 - decay))
-        own = ops.where(inverses == 0, decay * lengths, own * ops.sqrt(ops.maximum(mixed, 0.0)))
+        own = where(inverses == 0, decay * lengths, own * ops.sqrt(ops.maximum(mixed, 0.0)))
     own = partition.scatter(members, ops.cast(own, all_lengths.dtype))
     assign(past.lengths, ops.where(partition.mask(members), own, all_lengths))
 
     # No length is negative; but so the averages change after the products, which XLA on JAX would
     # copy them for.
-    factors = (1.0 - decay) * ops.where(lengths < 0, products, inverses)
+    factors = (1.0 - decay) * where(lengths < 0, products, inverses)
     for group, block, factor in zip(groups, scaled, norms.split(factors, scaled)):
         for position, direction in zip(group, block.tensors):
             add(indices[position], slots[position], direction, factor, decay)

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from tf_blocknorm import blocks, norms, saving
-from tf_blocknorm.dtypes import cast
+from tf_blocknorm.light import cast
 from tf_blocknorm.optimizers import arguments, rows
 from tf_blocknorm.optimizers.hooks import Hooks
 from tf_blocknorm.optimizers.kernels import FUSED

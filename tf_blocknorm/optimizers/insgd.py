@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from tf_blocknorm import blocks
-from tf_blocknorm.dtypes import cast
+from tf_blocknorm.light import cast
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.blockwise import Blockwise
 from tf_blocknorm.optimizers.forms import form

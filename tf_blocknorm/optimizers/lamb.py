@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_blocknorm.dtypes import cast
+from tf_blocknorm.light import cast, where
 from tf_blocknorm.optimizers import arguments, rows
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
@@ -227,10 +227,9 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
             if self.trust_clip:
                 low, high = self.trust_clip
                 wanted = ops.clip(wanted, low * size, high * size)
-            here = ops.logical_and(ops.not_equal(weight, 0), ops.not_equal(size, 0))
-            ones = ops.ones_like(size)
-            ratios = ops.where(here, wanted / ops.where(here, size, ones), ones)
-            return ops.where(here, wanted, size)
+            here = ops.logical_and(weight != 0, size != 0)
+            ratios = where(here, wanted / where(here, size, 1.0), 1.0)
+            return where(here, wanted, size)
 
         return *self._unmultiplied(steps, groups, lengths, anew=anew), ratios
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_blocknorm.dtypes import cast
+from tf_blocknorm.light import cast, where
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
@@ -178,18 +178,18 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
             weight = self._sizes(variables, groups)
             decay = ops.cast(self._decays_in_norm(variables, members), size.dtype)
             below = size + self.epsilon + decay * weight
-            here = ops.logical_and(ops.not_equal(weight, 0), ops.not_equal(size, 0))
-            below = ops.where(here, below, ops.ones_like(below))
+            here = ops.logical_and(weight != 0, size != 0)
+            below = where(here, below, 1.0)
             # Not the ratio times the size: of a tiny gradient, the ratio is out of range.
             length = self.trust_coefficient * weight * (size / below)
             ratio = self.trust_coefficient * weight / below
             if self.larc:
                 eta = ops.cast(self.learning_rate, size.dtype)
-                positive = ops.where(eta > 0, eta, ops.ones_like(eta))
+                positive = where(eta > 0, eta, 1.0)
                 length = ops.minimum(length / positive, size)
                 ratio = ops.minimum(ratio / positive, 1.0)
-            ratios = ops.where(here, ratio, ops.ones_like(ratio))
-            return ops.where(here, length, size)
+            ratios = where(here, ratio, 1.0)
+            return where(here, length, size)
 
         return *self._unmultiplied(tensors, groups, lengths), ratios
 

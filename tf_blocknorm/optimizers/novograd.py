@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from tf_blocknorm.dtypes import cast
+from tf_blocknorm.light import cast, where
 from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.blockwise import Blockwise
 from tf_blocknorm.optimizers.forms import form
@@ -192,19 +192,19 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
             size = self._partition.scatter(members, sizes)
             old = ops.cast(self._norms, size.dtype)
             new = _hypotenuse(self.beta_2**0.5 * old, (1.0 - self.beta_2) ** 0.5 * size)
-            new = ops.where(ops.equal(old, 0), size, new)
+            new = where(old == 0, size, new)
             divisor = new = ops.where(here, new, old)
             self._scratch.norms = [(self._norms, new)]
             if self.amsgrad:
                 divisor = ops.maximum(ops.cast(self._highest, size.dtype), new)
                 # A comparison with NaN may choose either.
-                divisor = ops.where(ops.isnan(new), new, divisor)
+                divisor = where(ops.isnan(new), new, divisor)
                 self._scratch.norms.append((self._highest, divisor))
             if self.epsilon_inside:
                 divisor = _hypotenuse(divisor, ops.full_like(divisor, self.epsilon**0.5))
             else:
-                divisor = ops.add(divisor, self.epsilon)
-            ratio = ops.divide(size, ops.where(size > 0, divisor, ops.ones_like(divisor)))
+                divisor = divisor + self.epsilon
+            ratio = size / where(size > 0, divisor, 1.0)
             return self._partition.gather(members, ratio)
 
         self._scratch.norms = []
@@ -265,5 +265,5 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
 def _hypotenuse(a, b):
     """The root of the sum of two squares, none of which overflows or underflows alone."""
     larger = ops.maximum(a, b)
-    larger = ops.where(larger > 0, larger, ops.ones_like(larger))
+    larger = where(larger > 0, larger, 1.0)
     return larger * ops.sqrt(ops.square(a / larger) + ops.square(b / larger))

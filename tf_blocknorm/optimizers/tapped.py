@@ -7,7 +7,7 @@ import types
 import keras
 from keras import ops
 
-from tf_blocknorm.dtypes import standard
+from tf_blocknorm.light import standard
 from tf_blocknorm.optimizers.hooks import Hooks, can_fuse, dense
 from tf_blocknorm.optimizers.kernels import FUSED, together
 from tf_blocknorm.optimizers.kernels.rules import gradient_descent

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from tf_blocknorm.dtypes import standard
+from tf_blocknorm.light import standard
 from tf_blocknorm.norms import join
 
 _DTYPES = ("float32", "float64")

@@ -16,7 +16,7 @@ import threading
 import torch
 from keras import ops
 
-from tf_blocknorm.dtypes import standard
+from tf_blocknorm.light import standard
 from tf_blocknorm.optimizers.kernels import shared
 from tf_blocknorm.optimizers.kernels.shared import fits, parts, rates
 
