@@ -74,13 +74,13 @@ class Partition:
 
     def make(self, tensors, groups):
         """The blocks of tensors: one `norms.Block` for each list of positions in `groups`."""
-        values, sparse = list(map(rows.values, tensors)), list(map(rows.is_sparse, tensors))
         made = []
         for group in groups:
-            missing = any(sparse[i] for i in group)
-            entries = sum(math.prod(tensors[i].shape) for i in group) if missing else None
-            per_unit = self._units(tensors[group[0]].shape)
-            made.append(norms.Block([values[i] for i in group], per_unit, entries))
+            members = [tensors[i] for i in group]
+            missing = any(map(rows.is_sparse, members))
+            entries = sum(math.prod(x.shape) for x in members) if missing else None
+            per_unit = self._units(members[0].shape)
+            made.append(norms.Block(list(map(rows.values, members)), per_unit, entries))
         return made
 
     def places(self, names):
