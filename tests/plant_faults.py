@@ -3,8 +3,9 @@
     python tests/plant_faults.py [WORD]
 
 With a word, only the faults whose description has it. Each fault is one replacement in one file,
-and is given the tests that should fail. Not collected by pytest: it takes some twenty minutes, and
-says at the end how many faults went unnoticed (its exit code).
+and is given the tests that should fail, on TensorFlow unless another backend stands before them.
+Not collected by pytest: it takes some twenty minutes, and says at the end how many faults went
+unnoticed (its exit code).
 """
 
 import os
@@ -207,7 +208,7 @@ FAULTS = [
         EXACT,
         'where(broken, float("nan"), found)',
         "found",
-        "test_norms.py -k broken",
+        "jax test_norms.py -k broken",
     ),
     (
         "an infinite norm makes zero steps",
@@ -548,7 +549,14 @@ FAULTS = [
         "tf_blocknorm/optimizers/kernels/torch.py",
         "        if has_decays:\n            gradients =",
         "        if False:\n            gradients =",
-        "test_kernels_torch.py -k momentum",
+        "torch test_kernels_torch.py -k momentum",
+    ),
+    (
+        "torch: stateless_apply writes into what it is given",
+        HOOKS,
+        "FUSED is not None and not in_stateless_scope()",
+        "FUSED is not None",
+        "torch test_kernels_torch.py -k stateless",
     ),
     (
         "Keras decays the weights as well",
@@ -996,10 +1004,11 @@ def main():
                 sys.exit(f"fault {number} ({what}): {original.count(text)} places for it in {file}")
             (copy / file).write_text(original.replace(text, replacement))
             command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-            first, *rest = tests.split()
-            environment = {**os.environ, "PYTHONPATH": str(copy)}
-            if "torch" in first:
-                environment["KERAS_BACKEND"] = "torch"
+            first, *rest = words = tests.split()
+            backend = "tensorflow"
+            if first in ("jax", "torch"):
+                backend, first, *rest = words
+            environment = {**os.environ, "PYTHONPATH": str(copy), "KERAS_BACKEND": backend}
             done = subprocess.run(
                 [*command, f"tests/{first}", *rest],
                 cwd=copy,
