@@ -6,6 +6,7 @@ from tf_blocknorm.optimizers import arguments
 from tf_blocknorm.optimizers.inputs import geometry, measures
 from tf_blocknorm.optimizers.inputs.attach import rebuilt
 from tf_blocknorm.optimizers.inputs.layers import register
+from tf_blocknorm.optimizers.inputs.quotient import quotient
 from tf_blocknorm.optimizers.inputs.tap import ATTRIBUTE
 
 _FORMS = {}
@@ -109,12 +110,8 @@ class _PerSample:
         """One over N for each sample and channel; 0 for a sample without power."""
         o = self.per_sample
         power = ops.stop_gradient(measures.powers(inputs, self._geometry, o["norm"]))
-        divisor = ops.maximum(ops.log(power), o["floor"]) if o["log"] else power + o["epsilon"]
-        zero = ops.equal(power, 0)
-        factors = 1.0 / ops.where(zero, ops.ones_like(divisor), divisor)
-        factors = ops.where(zero, ops.zeros_like(factors), factors)
-        factors = ops.where(ops.isfinite(power), factors, float("nan"))
-        return ops.cast(factors, inputs.dtype)
+        factors = quotient(power, 1.0, o["floor"] if o["log"] else None, o["epsilon"])
+        return ops.cast(ops.where(ops.equal(power, 0), 0.0, factors), inputs.dtype)
 
 
 class _Dense(_PerSample):
