@@ -357,7 +357,7 @@ FAULTS = [
     (
         "the mean of rows is taken over those that were looked up",
         PARTITION,
-        "if missing else None",
+        "if sparse else None",
         "if False else None",
         "test_sparse.py -k equals_dense",
     ),
@@ -553,7 +553,7 @@ FAULTS = [
     ),
     (
         "torch: stateless_apply writes into what it is given",
-        HOOKS,
+        "tf_blocknorm/optimizers/kernels/__init__.py",
         "FUSED is not None and not in_stateless_scope()",
         "FUSED is not None",
         "torch test_kernels_torch.py -k stateless",

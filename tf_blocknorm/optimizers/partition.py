@@ -74,14 +74,15 @@ class Partition:
 
     def make(self, tensors, groups):
         """The blocks of tensors: one `norms.Block` for each list of positions in `groups`."""
-        made = []
-        for group in groups:
-            members = [tensors[i] for i in group]
-            missing = any(map(rows.is_sparse, members))
-            entries = sum(math.prod(x.shape) for x in members) if missing else None
-            per_unit = self._units(members[0].shape)
-            made.append(norms.Block(list(map(rows.values, members)), per_unit, entries))
-        return made
+        return [self._block([tensors[i] for i in group]) for group in groups]
+
+    def _block(self, tensors):
+        sparse = any(map(rows.is_sparse, tensors))
+        return norms.Block(
+            list(map(rows.values, tensors)),
+            per_unit=self._units(tensors[0].shape),
+            entries=sum(math.prod(x.shape) for x in tensors) if sparse else None,
+        )
 
     def places(self, names):
         """Where the numbers of these blocks stand in a vector with one number per label.
