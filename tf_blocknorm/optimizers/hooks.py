@@ -20,11 +20,10 @@ import math
 import types
 
 import keras
-from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from tf_blocknorm import norms
 from tf_blocknorm.optimizers import rows
-from tf_blocknorm.optimizers.kernels import FUSED, together
+from tf_blocknorm.optimizers.kernels import FUSED, can_fuse, together
 
 PRIVATE = (
     "_apply_weight_decay",
@@ -75,16 +74,6 @@ def dense(gradient, variable):
         gradient = tf.convert_to_tensor(gradient)
         gradient.set_shape(variable.shape)
     return gradient
-
-
-def can_fuse():
-    """Whether fused operations can carry out a step that begins now."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return not (tf.distribute.has_strategy() or norms.inside_xla())
-    # There, the values are not those of the variables, and nobody's to be changed in place.
-    return FUSED is not None and not in_stateless_scope()
 
 
 class _CommonHooks:

@@ -9,7 +9,8 @@ import math
 
 import keras
 from keras import ops
-from keras.src.backend.common.stateless_scope import in_stateless_scope
+
+from tf_blocknorm import light
 
 # Asked for every gradient, several times in a step.
 _BACKEND = keras.backend.backend()
@@ -75,9 +76,7 @@ def values(gradient):
     if is_sparse(gradient):
         return gradient.values
     if _BACKEND == "torch":  # where a conversion takes as long as the norm of a small tensor
-        if not isinstance(gradient, keras.Variable):
-            return gradient
-        return gradient.value if in_stateless_scope() else gradient._value
+        return light.value(gradient) if isinstance(gradient, keras.Variable) else gradient
     return ops.convert_to_tensor(gradient)
 
 

@@ -8,8 +8,8 @@ import keras
 from keras import ops
 
 from tf_blocknorm.light import standard
-from tf_blocknorm.optimizers.hooks import Hooks, can_fuse, dense
-from tf_blocknorm.optimizers.kernels import FUSED, together
+from tf_blocknorm.optimizers.hooks import Hooks, dense
+from tf_blocknorm.optimizers.kernels import FUSED, can_fuse, together
 from tf_blocknorm.optimizers.kernels.rules import gradient_descent
 from tf_blocknorm.optimizers.rows import is_sparse
 
