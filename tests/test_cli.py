@@ -40,6 +40,8 @@ def npz(tmp_path_factory):
         (["run", "mlp", "--data", "mnits"], "Received: data=mnits"),
         (["run", "mlp", "--data", "nowhere/data.npz"], "There is no file `nowhere/data.npz`."),
         (["run", "mlp", "--out", __file__], "`--out` must be a folder"),
+        (["run", "mlp", "--examples", "1438"], "1437 training examples. Received: examples=1438"),
+        (["run", "mlp", "--schedule", "cosine"], "--schedule: invalid choice: 'cosine'"),
         (["sweep", "mlp", "--rates", "0"], "must be a positive number. Received: 0"),
         (["run", "mlp", "--epochs", "2", "--updates", "9"], "not allowed with argument --epochs"),
         (["run", "mlp", "--sweep", "f", "--learning-rate", "1"], "not allowed with argument --swe"),
@@ -226,6 +228,8 @@ def test_large_batch(npz, tmp_path, capsys, monkeypatch, not_trained):
     [
         (["run", "large-batch", "--learning-rate", "1"], "no option --learning-rate"),
         (["run", "quadratic", "--updates", "9"], "no option --updates"),
+        (["run", "quadratic", "--examples", "9"], "no option --examples"),
+        (["run", "large-batch", "--schedule", "steps"], "no option --schedule"),
         (["run", "large-batch", "--depth", "3", "6"], "No option takes several values here. Rec"),
         (["find", "mlp", "--depth", "3", "6"], "Received: depth=[3, 6]"),
         (
@@ -295,3 +299,19 @@ def test_updates_are_rounded_to_epochs(npz, tmp_path, not_trained, updates, epoc
     assert cli.main([*argv, "--updates", updates]) == 0
     (run,) = json.loads((tmp_path / "mlp-tiny.json").read_text())["runs"]
     assert run["epochs"] == epochs, "of two batches each"
+
+
+def test_a_run_on_part_of_the_data_with_a_schedule_of_steps(npz, tmp_path, capsys, not_trained):
+    argv = ["run", "mlp", "--data", npz, "--methods", "SGD", "--seeds", "1", "--out", str(tmp_path)]
+    assert cli.main([*argv, "--examples", "96", "--schedule", "steps"]) == 0
+    out = capsys.readouterr().out
+    assert "mlp (depth 30) on tiny: 96 training and 32 test examples" in out
+    assert "All methods: learning rate with decay by 10 at 1/2 and 3/4 of the updates." in out
+    assert "not tuned for the options given" in out
+    (run,) = json.loads((tmp_path / "mlp-tiny.json").read_text())["runs"]
+    assert (run["examples"], run["schedule"]) == (96, "decay by 10 at 1/2 and 3/4 of the updates")
+
+    assert cli.main(["sweep", *argv[1:], "--examples", "96", "--epochs", "3"]) == 0
+    capsys.readouterr()
+    assert cli.main([*argv, "--sweep", str(tmp_path / "sweep-mlp-tiny.json")]) == 0
+    assert "(1 seed, 3 epochs on 96 examples): " in capsys.readouterr().out

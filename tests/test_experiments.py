@@ -255,6 +255,30 @@ def test_the_order_of_batches_depends_on_seed_and_epoch_only():
     assert order(0, 3) != order(0, 4)
 
 
+def test_a_run_on_a_part_of_the_data(npz):
+    whole, part = a_run(npz).data(), a_run(npz, examples=60).data()
+    rows = [np.flatnonzero((whole.x_train == x).all((1, 2))) for x in part.x_train]
+    assert len(np.unique(np.concatenate(rows))) == len(part.x_train) == 60
+    np.testing.assert_array_equal(whole.y_train[np.concatenate(rows)], part.y_train)
+    assert np.bincount(part.y_train).min() > 10, "not the first ones, which may be in order"
+    np.testing.assert_array_equal(part.x_test, whole.x_test)
+    np.testing.assert_array_equal(a_run(npz, examples=60).data().x_train, part.x_train)
+    assert len(part.without_test().x_train) == 48
+    with pytest.raises(ExperimentError, match="has 90 training examples"):
+        a_run(npz, examples=91).data()
+
+
+def test_a_part_and_a_schedule_are_settings(npz):
+    plain, run = a_run(npz), a_run(npz, examples=60, schedule=recipes.STEPS)
+    assert "examples" not in plain.settings(), "the folders of runs from before are still found"
+    assert plain.settings()["schedule"] == recipes.LINEAR
+    assert run.settings()["examples"] == 60
+    assert run.settings()["schedule"] == recipes.STEPS
+    assert dataclasses.replace(run, method="original").settings()["schedule"] == recipes.OWN
+    folders = {dataclasses.replace(plain, examples=n).folder("") for n in (None, 60, 61)}
+    assert len({*folders, run.folder("")}) == 4
+
+
 # Problems and recipes
 
 
@@ -279,6 +303,16 @@ def test_recipes(method):
         assert optimizer.get_config()[name] == value
     names = [type(callback).__name__ for callback in recipe.make_callbacks()]
     assert names == list(recipe.callbacks)
+
+
+def test_a_schedule_of_steps():
+    for name, highest in (("SGD", 0.5), ("AdaptiveBlockNormSGD", 1.0)):
+        optimizer = recipes.RECIPES[name].make(0.5, steps=8, schedule=recipes.STEPS)
+        rates = [float(optimizer._learning_rate(step)) for step in range(8)]
+        expected = [highest] * 4 + [highest / 10] * 2 + [highest / 100] * 2
+        np.testing.assert_allclose(rates, expected, rtol=1e-6)
+    own = recipes.RECIPES["original"].make(0.5, steps=8, schedule=recipes.STEPS)
+    assert own.get_config()["learning_rate"] == recipes.RECIPES["original"].make(0.5).learning_rate
 
 
 def test_every_method_gets_as_many_learning_rates():

@@ -80,8 +80,8 @@ def _complete(arguments):
     # Of `run`: what other kinds of problem do not take.
     training = (*OPTIONS, "data", "methods", "epochs", "updates", "jobs", "dtype_policy")
     foreign = {
-        QUADRATIC: (*training, "learning_rate", "sweep", "network"),
-        LARGE_BATCH: ("learning_rate", "sweep"),
+        QUADRATIC: (*training, "examples", "schedule", "learning_rate", "sweep", "network"),
+        LARGE_BATCH: ("schedule", "learning_rate", "sweep"),
     }.get(arguments.problem, ("network",))
     unknown = [name for name in foreign if getattr(arguments, name, None)]
     if arguments.problem != QUADRATIC:

@@ -7,7 +7,7 @@ from tf_blocknorm.experiments import figures, records, runner, tables, workers
 from tf_blocknorm.experiments.errors import ExperimentError
 from tf_blocknorm.experiments.problems import PROBLEMS
 from tf_blocknorm.experiments.progress import Progress
-from tf_blocknorm.experiments.recipes import OWN, RECIPES, tuning
+from tf_blocknorm.experiments.recipes import OWN, RECIPES, SCHEDULES, tuning
 
 # How often a sweep may widen its grids before it reports that a best rate lies at an edge.
 EXTENSIONS = 4
@@ -31,8 +31,14 @@ class Session:
         self.methods, self.source = arguments.methods, arguments.data
         self.options = {**self.problem.options, **arguments.options}
         self.data = self.problem.load(arguments.data, **self.options)
+        if arguments.examples:
+            self.data = self.data.part(arguments.examples)
         self.split, self.runs = split, []
-        self.common = {"dtype_policy": arguments.dtype_policy or "float32"}
+        self.common = {
+            "dtype_policy": arguments.dtype_policy or "float32",
+            "examples": arguments.examples,
+            "schedule": SCHEDULES[arguments.schedule or "linear"],
+        }
         self.evaluated = self.data if split == "test" else self.data.without_test()
         default = self.problem.epochs(len(self.evaluated.x_train))
         if arguments.quick:
@@ -84,7 +90,7 @@ class Session:
             )
         own = self._own_schedules()
         others = f", but for {', '.join(own)}, which set it themselves" if own else ""
-        return f"All methods: learning rate decays linearly to 0{others}."
+        return f"All methods: learning rate with {self.common['schedule']}{others}."
 
     def _own_schedules(self):
         return [method for method in self.methods if RECIPES[method].schedule == OWN]
@@ -135,7 +141,7 @@ class Session:
         name = self.problem.described(self.options if options is None else options)
         if (policy := self.common["dtype_policy"]) != "float32":
             name = f"{name}; {policy}"
-        decay = "" if self._own_schedules() else "; linear decay to 0"
+        decay = "" if self._own_schedules() else f"; {self.common['schedule']}"
         return f"{name}; {seeds if len(self.seeds) > 1 else '1 seed'}{decay}"
 
 
@@ -165,14 +171,15 @@ def run(arguments, argv, console):
 
 def plan(session, arguments):
     """Plan the runs of `run`; return one sentence on where the learning rates come from."""
-    changed = arguments.options or arguments.epochs or arguments.updates or arguments.quick
+    names = ("options", "epochs", "updates", "quick", "examples", "schedule")
+    changed = any(getattr(arguments, name) for name in names)
     if arguments.learning_rate:
         rates = dict.fromkeys(session.methods, arguments.learning_rate)
         effort = f"Tuning: none; learning rate {arguments.learning_rate:g} for every method."
     elif arguments.sweep:
         rates, effort = swept(session, arguments.sweep)
     else:
-        rates, effort = tuning(session.problem.name, session.data.name, bool(changed))
+        rates, effort = tuning(session.problem.name, session.data.name, changed)
     for method in session.methods:
         session.add(method, rates[method])
     return effort
@@ -197,9 +204,11 @@ def swept(session, path):
         )
     tried = max(len({r["learning_rate"] for r in runs if r["method"] == m}) for m in rates)
     seeds, epochs = len({run["seed"] for run in runs}), {run["epochs"] for run in runs}
+    parts = {run["examples"] for run in runs if "examples" in run}
     return rates, (
         f"Tuning: each method's learning rate is the best of {tried} on validation examples "
-        f"({seeds} seed{'s' * (seeds > 1)}, {max(epochs)} epochs): {path}."
+        f"({seeds} seed{'s' * (seeds > 1)}, {max(epochs)} epochs"
+        f"{f' on {max(parts)} examples' if parts else ''}): {path}."
     )
 
 

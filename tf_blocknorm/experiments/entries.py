@@ -211,8 +211,9 @@ def _facts(runs):
     epochs = _listed(sorted({run["epochs"] for run in runs}))
     sizes = _listed(sorted({run["batch_size"] for run in runs}))
     policies = _listed(sorted({run.get("dtype_policy", "float32") for run in runs}))
+    part = f", {first['examples']} training examples" if "examples" in first else ""
     return [
-        ("what", f"{problem.described(options)} on {first['source']}; {metric} on "
+        ("what", f"{problem.described(options)} on {first['source']}{part}; {metric} on "
          f"{first['split']} examples; {epochs} epochs, batches of {sizes}, {policies}"),
         ("schedule", _listed(dict.fromkeys(map(_schedule, runs)))),
         ("runs", str(len(runs))),

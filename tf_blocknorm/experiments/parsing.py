@@ -4,7 +4,7 @@ import argparse
 
 from tf_blocknorm.experiments.data import NAMES
 from tf_blocknorm.experiments.problems import PROBLEMS
-from tf_blocknorm.experiments.recipes import COMPARED, RECIPES
+from tf_blocknorm.experiments.recipes import COMPARED, RECIPES, SCHEDULES
 
 # A problem of another kind: a loss without data. Its options are `--seeds`, `--quick`, `--out`.
 QUADRATIC = "quadratic"
@@ -75,6 +75,20 @@ def parser():
             type=_whole(1),
             metavar="N",
             help="as many epochs as come closest to N updates",
+        )
+        command.add_argument(
+            "--examples",
+            type=_whole(1),
+            metavar="N",
+            help="train on N of the training examples, always the same ones (default: on all)",
+        )
+        command.add_argument(
+            "--schedule",
+            choices=SCHEDULES,
+            metavar="SCHEDULE",
+            help="of the learning rate: "
+            + ", or ".join(f"{name} ({text})" for name, text in SCHEDULES.items())
+            + " (default: linear)",
         )
         command.add_argument(
             "--dtype-policy",

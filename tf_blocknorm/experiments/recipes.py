@@ -1,8 +1,8 @@
 """How each method is run: optimizer, callbacks, schedule and tuned rate, as plain data.
 
 A new method is one row of `RECIPES`. The learning rate of every method that does not set its own
-falls linearly to 0 over the run, and all get the same number of rates to be tuned over, so that
-none has an advantage.
+falls in the same way over the run, linearly to 0 unless `--schedule` says otherwise, and all get
+the same number of rates to be tuned over, so that none has an advantage.
 """
 
 import dataclasses
@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from tf_blocknorm.experiments.errors import ExperimentError
 
 LINEAR, OWN = "linear decay to 0", "set by the method"
+STEPS = "decay by 10 at 1/2 and 3/4 of the updates"  # He et al. (2015), section 4.2
+SCHEDULES = {"linear": LINEAR, "steps": STEPS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Recipe:
             `inputs` stands for so many training examples.
         rate: The argument that the rate is given as; None for a method that takes none. If it is
             not `"learning_rate"`, the learning rate falls from 1 and multiplies it.
-        schedule: `LINEAR`, or `OWN` for a float.
+        schedule: `LINEAR` for one that the run may choose, or `OWN` for a float.
         shares: Arguments that count updates, as fractions of those of the run.
         inputs: What `with_input_statistics` measures in the model; `"constant"` for the powers of
             `constant_powers`; None for neither.
@@ -53,14 +55,15 @@ class Recipe:
             return model, {"powers": tf_blocknorm.constant_powers(model)}
         return tf_blocknorm.with_input_statistics(model, self.inputs), {}
 
-    def make(self, rate, steps=None, warmup=0.0, **given):
+    def make(self, rate, steps=None, warmup=0.0, schedule=LINEAR, **given):
         """Return the optimizer.
 
         Args:
             rate: The learning rate, or what else the recipe calls its rate.
             steps: Updates of the run; None for an optimizer without a schedule.
             warmup: The fraction of them in which the learning rate rises from 0; then it falls
-                along a cosine in place of a line.
+                along a cosine, whatever the schedule.
+            schedule: `LINEAR` or `STEPS`.
             **given: What `prepare` returned.
         """
         import keras
@@ -78,6 +81,10 @@ class Recipe:
             if rising:
                 arguments["learning_rate"] = schedules.CosineDecay(
                     0.0, max(1, steps - rising), warmup_target=highest, warmup_steps=rising
+                )
+            elif schedule == STEPS:
+                arguments["learning_rate"] = schedules.PiecewiseConstantDecay(
+                    [steps // 2 - 1, steps * 3 // 4 - 1], [highest, highest / 10, highest / 100]
                 )
             else:
                 arguments["learning_rate"] = schedules.PolynomialDecay(
@@ -180,6 +187,17 @@ RECIPES = {
     "AdamW-0.05": Recipe("AdamW", {"weight_decay": 0.05}, "AdamW, decay 0.05", SMALL_GRID),
     "RMSprop": Recipe("RMSprop", {}, "RMSprop", SMALL_GRID),
     "SGD": Recipe("SGD", {"momentum": 0.9}, "SGD, momentum 0.9", GRID),
+    # Keras multiplies the decay by the learning rate, and momentum leaves it alone: what is 0.0001
+    # in papers on residual networks, where it is part of the gradient, is 0.0001 / (1 - 0.9) here.
+    "SGD-0.001": Recipe(
+        "SGD", {"momentum": 0.9, "weight_decay": 0.001}, "SGD, momentum 0.9, decay 0.001", GRID
+    ),
+    "BlockNormSGD-l2-0.001": Recipe(
+        "BlockNormSGD",
+        {"norm": "l2", "momentum": 0.9, "weight_decay": 0.001},
+        "BlockNormSGD, l2 norm, momentum 0.9, decay 0.001",
+        GRID,
+    ),
     "AdaptiveBlockNormSGD": Recipe(
         "AdaptiveBlockNormSGD",
         {

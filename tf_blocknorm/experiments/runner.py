@@ -14,7 +14,7 @@ import numpy as np
 from tf_blocknorm.callbacks.learning_rate_finder import LearningRateFinder
 from tf_blocknorm.experiments import records
 from tf_blocknorm.experiments.problems import PROBLEMS
-from tf_blocknorm.experiments.recipes import RECIPES
+from tf_blocknorm.experiments.recipes import LINEAR, OWN, RECIPES
 from tf_blocknorm.optimizers import taps
 
 # A checkpoint of a deep network costs as much time as an epoch on a small data set.
@@ -39,6 +39,8 @@ class Run:
         warmup: The fraction of the updates in which the learning rate rises from 0. If there is
             one, it falls along a cosine after that.
         dtype_policy: Keras's name of what the layers compute in; the last one stays in float32.
+        examples: How many of the training examples are used; None for all.
+        schedule: `LINEAR` or `STEPS`, for a method that does not set its own rate.
     """
 
     problem: str
@@ -52,22 +54,28 @@ class Run:
     batch_size: int | None = None
     warmup: float = 0.0
     dtype_policy: str = "float32"
+    examples: int | None = None
+    schedule: str = LINEAR
 
     def data(self):
         """Return the data, of which those for validation may not yet be set aside."""
-        return PROBLEMS[self.problem].load(self.source, **self.options)
+        dataset = PROBLEMS[self.problem].load(self.source, **self.options)
+        return dataset.part(self.examples) if self.examples else dataset
 
     def settings(self):
         """Return as plain data whatever the numbers depend on, also the versions in use."""
         problem, recipe, dataset = PROBLEMS[self.problem], RECIPES[self.method], self.data()
+        given = dataclasses.asdict(self)
+        if self.examples is None:
+            del given["examples"]
         return {
-            **dataclasses.asdict(self),
+            **given,
             "source": dataset.name,
             "data_digest": dataset.digest,
             "optimizer": recipe.optimizer,
             "arguments": dict(recipe.arguments),
             "callbacks": {name: dict(options) for name, options in recipe.callbacks.items()},
-            "schedule": recipe.schedule,
+            "schedule": OWN if recipe.schedule == OWN else self.schedule,
             "shares": dict(recipe.shares),
             **({"inputs": recipe.inputs} if recipe.inputs else {}),
             "batch_size": self.batch_size or problem.batch_size,
@@ -123,7 +131,9 @@ def train(run, out, command="", report=lambda epoch, logs: None):
     model, given = RECIPES[run.method].prepare(model)
     batches = run.batches(dataset)
     steps = run.epochs * len(batches)
-    optimizer = RECIPES[run.method].make(run.learning_rate, steps, run.warmup, **given)
+    optimizer = RECIPES[run.method].make(
+        run.learning_rate, steps, run.warmup, run.schedule, **given
+    )
     callbacks = RECIPES[run.method].make_callbacks(dataset.x_train)
     model.compile(
         optimizer,

@@ -38,6 +38,16 @@ class Data:
         """Shape of one example."""
         return self.x_train.shape[1:]
 
+    def part(self, count):
+        """Return data with `count` of the training examples, always the same ones."""
+        if count > len(self.x_train):
+            raise ExperimentError(
+                f"`{self.name}` has {len(self.x_train)} training examples. "
+                f"Received: examples={count}"
+            )
+        rows = np.random.default_rng(0).permutation(len(self.x_train))[:count]
+        return dataclasses.replace(self, x_train=self.x_train[rows], y_train=self.y_train[rows])
+
     def without_test(self, fraction=0.2):
         """Return data whose `test` part is that for validation, or carved from the training part.
 
