@@ -306,7 +306,7 @@ def test_a_run_on_part_of_the_data_with_a_schedule_of_steps(npz, tmp_path, capsy
     assert cli.main([*argv, "--examples", "96", "--schedule", "steps"]) == 0
     out = capsys.readouterr().out
     assert "mlp (depth 30) on tiny: 96 training and 32 test examples" in out
-    assert "All methods: learning rate with decay by 10 at 1/2 and 3/4 of the updates." in out
+    assert "All methods: learning rate is divided by 10 after 1/2 and 3/4 of the updates." in out
     assert "not tuned for the options given" in out
     (run,) = json.loads((tmp_path / "mlp-tiny.json").read_text())["runs"]
     assert (run["examples"], run["schedule"]) == (96, "decay by 10 at 1/2 and 3/4 of the updates")

@@ -7,11 +7,15 @@ from tf_blocknorm.experiments import figures, records, runner, tables, workers
 from tf_blocknorm.experiments.errors import ExperimentError
 from tf_blocknorm.experiments.problems import PROBLEMS
 from tf_blocknorm.experiments.progress import Progress
-from tf_blocknorm.experiments.recipes import OWN, RECIPES, SCHEDULES, tuning
+from tf_blocknorm.experiments.recipes import LINEAR, OWN, RECIPES, SCHEDULES, STEPS, tuning
 
 # How often a sweep may widen its grids before it reports that a best rate lies at an edge.
 EXTENSIONS = 4
 SERIES = (1, 2, 5)
+_FALLS = {
+    LINEAR: "decays linearly to 0",
+    STEPS: "is divided by 10 after 1/2 and 3/4 of the updates",
+}
 
 
 class Session:
@@ -90,7 +94,7 @@ class Session:
             )
         own = self._own_schedules()
         others = f", but for {', '.join(own)}, which set it themselves" if own else ""
-        return f"All methods: learning rate with {self.common['schedule']}{others}."
+        return f"All methods: learning rate {_FALLS[self.common['schedule']]}{others}."
 
     def _own_schedules(self):
         return [method for method in self.methods if RECIPES[method].schedule == OWN]
