@@ -897,6 +897,27 @@ FAULTS = [
         "test_inputs.py -k nothing_but",
     ),
     (
+        "experiments: a schedule of steps falls one update late",
+        EXPERIMENTS + "recipes.py",
+        "[steps // 2 - 1, steps * 3 // 4 - 1]",
+        "[steps // 2, steps * 3 // 4]",
+        "test_experiments.py -k a_schedule_of_steps",
+    ),
+    (
+        "experiments: a part of the data is its beginning",
+        EXPERIMENTS + "data/base.py",
+        "rows = np.random.default_rng(0).permutation(len(self.x_train))[:count]",
+        "rows = np.arange(count)",
+        "test_experiments.py -k a_run_on_a_part",
+    ),
+    (
+        "experiments: the schedule given is not that of the run",
+        EXPERIMENTS + "commands.py",
+        'SCHEDULES[arguments.schedule or "linear"]',
+        'SCHEDULES["linear"]',
+        "test_cli.py -k on_part_of_the_data",
+    ),
+    (
         "experiments: a text's targets are its inputs",
         EXPERIMENTS + "data/text.py",
         "characters[1 : used + 1]",
