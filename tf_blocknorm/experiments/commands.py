@@ -143,6 +143,8 @@ class Session:
         """Return the small print of a figure; `options` are those to name in it, else all."""
         seeds = f"{len(self.seeds)} seeds, bands from lowest to highest"
         name = self.problem.described(self.options if options is None else options)
+        if examples := self.common["examples"]:
+            name = f"{name}; {examples} training examples"
         if (policy := self.common["dtype_policy"]) != "float32":
             name = f"{name}; {policy}"
         decay = "" if self._own_schedules() else f"; {self.common['schedule']}"

@@ -198,8 +198,9 @@ def _small_print(runs, without=None):
     options = {name: n for name, n in runs[0]["options"].items() if name != without}
     seeds = len({run["seed"] for run in runs})
     parts = [PROBLEMS[runs[0]["problem"]].described(options), f"{seeds} seed{'s' * (seeds > 1)}"]
+    examples = {f"{run['examples']} training examples" for run in runs if "examples" in run}
     policies = {run.get("dtype_policy", "float32") for run in runs} - {"float32"}
-    return "; ".join([*parts, *sorted(policies)])
+    return "; ".join([*parts, *sorted(examples), *sorted(policies)])
 
 
 def _facts(runs):
