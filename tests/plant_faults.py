@@ -898,7 +898,7 @@ FAULTS = [
     ),
     (
         "experiments: a schedule of steps falls one update late",
-        EXPERIMENTS + "recipes.py",
+        EXPERIMENTS + "schedules.py",
         "[steps // 2 - 1, steps * 3 // 4 - 1]",
         "[steps // 2, steps * 3 // 4]",
         "test_experiments.py -k a_schedule_of_steps",

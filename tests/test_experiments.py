@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from resuming import whole_and_resumed
 
-from tf_blocknorm.experiments import commands, data, figures, recipes, runner, tables, workers
+from tf_blocknorm.experiments import (
+    commands,
+    data,
+    figures,
+    recipes,
+    runner,
+    schedules,
+    tables,
+    workers,
+)
 from tf_blocknorm.experiments.errors import ExperimentError
 from tf_blocknorm.experiments.problems import PROBLEMS
 
@@ -270,12 +279,12 @@ def test_a_run_on_a_part_of_the_data(npz):
 
 
 def test_a_part_and_a_schedule_are_settings(npz):
-    plain, run = a_run(npz), a_run(npz, examples=60, schedule=recipes.STEPS)
+    plain, run = a_run(npz), a_run(npz, examples=60, schedule=schedules.STEPS)
     assert "examples" not in plain.settings(), "the folders of runs from before are still found"
-    assert plain.settings()["schedule"] == recipes.LINEAR
+    assert plain.settings()["schedule"] == schedules.LINEAR
     assert run.settings()["examples"] == 60
-    assert run.settings()["schedule"] == recipes.STEPS
-    assert dataclasses.replace(run, method="original").settings()["schedule"] == recipes.OWN
+    assert run.settings()["schedule"] == schedules.STEPS
+    assert dataclasses.replace(run, method="original").settings()["schedule"] == schedules.OWN
     folders = {dataclasses.replace(plain, examples=n).folder("") for n in (None, 60, 61)}
     assert len({*folders, run.folder("")}) == 4
 
@@ -293,7 +302,7 @@ def test_recipes(method):
     recipe = recipes.RECIPES[method]
     optimizer = recipe.make(0.5, steps=10)
     assert type(optimizer).__name__ == recipe.optimizer
-    if recipe.schedule == recipes.LINEAR:
+    if recipe.schedule == schedules.LINEAR:
         highest = 0.5 if recipe.rate == "learning_rate" else 1.0
         rates = [float(optimizer._learning_rate(step)) for step in (0, 5, 10)]
         assert rates == [highest, highest / 2, 0.0]
@@ -308,11 +317,11 @@ def test_recipes(method):
 
 def test_a_schedule_of_steps():
     for name, highest in (("SGD", 0.5), ("AdaptiveBlockNormSGD", 1.0)):
-        optimizer = recipes.RECIPES[name].make(0.5, steps=8, schedule=recipes.STEPS)
+        optimizer = recipes.RECIPES[name].make(0.5, steps=8, schedule=schedules.STEPS)
         rates = [float(optimizer._learning_rate(step)) for step in range(8)]
         expected = [highest] * 4 + [highest / 10] * 2 + [highest / 100] * 2
         np.testing.assert_allclose(rates, expected, rtol=1e-6)
-    own = recipes.RECIPES["original"].make(0.5, steps=8, schedule=recipes.STEPS)
+    own = recipes.RECIPES["original"].make(0.5, steps=8, schedule=schedules.STEPS)
     assert own.get_config()["learning_rate"] == recipes.RECIPES["original"].make(0.5).learning_rate
 
 

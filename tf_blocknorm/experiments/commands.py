@@ -7,15 +7,12 @@ from tf_blocknorm.experiments import figures, records, runner, tables, workers
 from tf_blocknorm.experiments.errors import ExperimentError
 from tf_blocknorm.experiments.problems import PROBLEMS
 from tf_blocknorm.experiments.progress import Progress
-from tf_blocknorm.experiments.recipes import LINEAR, OWN, RECIPES, SCHEDULES, STEPS, tuning
+from tf_blocknorm.experiments.recipes import RECIPES, tuning
+from tf_blocknorm.experiments.schedules import FALLS, OWN, SCHEDULES
 
 # How often a sweep may widen its grids before it reports that a best rate lies at an edge.
 EXTENSIONS = 4
 SERIES = (1, 2, 5)
-_FALLS = {
-    LINEAR: "decays linearly to 0",
-    STEPS: "is divided by 10 after 1/2 and 3/4 of the updates",
-}
 
 
 class Session:
@@ -34,9 +31,7 @@ class Session:
         self.problem = PROBLEMS[arguments.problem]
         self.methods, self.source = arguments.methods, arguments.data
         self.options = {**self.problem.options, **arguments.options}
-        self.data = self.problem.load(arguments.data, **self.options)
-        if arguments.examples:
-            self.data = self.data.part(arguments.examples)
+        self.data = self.problem.load(arguments.data, **self.options).part(arguments.examples)
         self.split, self.runs = split, []
         self.common = {
             "dtype_policy": arguments.dtype_policy or "float32",
@@ -94,7 +89,7 @@ class Session:
             )
         own = self._own_schedules()
         others = f", but for {', '.join(own)}, which set it themselves" if own else ""
-        return f"All methods: learning rate {_FALLS[self.common['schedule']]}{others}."
+        return f"All methods: learning rate {FALLS[self.common['schedule']]}{others}."
 
     def _own_schedules(self):
         return [method for method in self.methods if RECIPES[method].schedule == OWN]

@@ -198,9 +198,13 @@ def _small_print(runs, without=None):
     options = {name: n for name, n in runs[0]["options"].items() if name != without}
     seeds = len({run["seed"] for run in runs})
     parts = [PROBLEMS[runs[0]["problem"]].described(options), f"{seeds} seed{'s' * (seeds > 1)}"]
-    examples = {f"{run['examples']} training examples" for run in runs if "examples" in run}
     policies = {run.get("dtype_policy", "float32") for run in runs} - {"float32"}
-    return "; ".join([*parts, *sorted(examples), *sorted(policies)])
+    return "; ".join([*parts, *_part(runs), *sorted(policies)])
+
+
+def _part(runs):
+    """Return how many examples runs are trained on, if not on all."""
+    return sorted({f"{run['examples']} training examples" for run in runs if "examples" in run})
 
 
 def _facts(runs):
@@ -212,9 +216,9 @@ def _facts(runs):
     epochs = _listed(sorted({run["epochs"] for run in runs}))
     sizes = _listed(sorted({run["batch_size"] for run in runs}))
     policies = _listed(sorted({run.get("dtype_policy", "float32") for run in runs}))
-    part = f", {first['examples']} training examples" if "examples" in first else ""
+    trained_on = ", ".join([first["source"], *_part(runs)])
     return [
-        ("what", f"{problem.described(options)} on {first['source']}{part}; {metric} on "
+        ("what", f"{problem.described(options)} on {trained_on}; {metric} on "
          f"{first['split']} examples; {epochs} epochs, batches of {sizes}, {policies}"),
         ("schedule", _listed(dict.fromkeys(map(_schedule, runs)))),
         ("runs", str(len(runs))),

@@ -4,7 +4,8 @@ import argparse
 
 from tf_blocknorm.experiments.data import NAMES
 from tf_blocknorm.experiments.problems import PROBLEMS
-from tf_blocknorm.experiments.recipes import COMPARED, RECIPES, SCHEDULES
+from tf_blocknorm.experiments.recipes import COMPARED, RECIPES
+from tf_blocknorm.experiments.schedules import SCHEDULES
 
 # A problem of another kind: a loss without data. Its options are `--seeds`, `--quick`, `--out`.
 QUADRATIC = "quadratic"

@@ -9,11 +9,9 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+from tf_blocknorm.experiments import schedules
 from tf_blocknorm.experiments.errors import ExperimentError
-
-LINEAR, OWN = "linear decay to 0", "set by the method"
-STEPS = "decay by 10 at 1/2 and 3/4 of the updates"  # He et al. (2015), section 4.2
-SCHEDULES = {"linear": LINEAR, "steps": STEPS}
+from tf_blocknorm.experiments.schedules import LINEAR, OWN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +59,7 @@ class Recipe:
         Args:
             rate: The learning rate, or what else the recipe calls its rate.
             steps: Updates of the run; None for an optimizer without a schedule.
-            warmup: The fraction of them in which the learning rate rises from 0; then it falls
-                along a cosine, whatever the schedule.
-            schedule: `LINEAR` or `STEPS`.
+            warmup, schedule: See `schedules.make`.
             **given: What `prepare` returned.
         """
         import keras
@@ -76,20 +72,8 @@ class Recipe:
         if steps is not None:
             arguments |= {name: math.ceil(share * steps) for name, share in self.shares.items()}
         if self.schedule == LINEAR and steps is not None:
-            highest, schedules = arguments.get("learning_rate", 1.0), keras.optimizers.schedules
-            rising = math.ceil(warmup * steps)
-            if rising:
-                arguments["learning_rate"] = schedules.CosineDecay(
-                    0.0, max(1, steps - rising), warmup_target=highest, warmup_steps=rising
-                )
-            elif schedule == STEPS:
-                arguments["learning_rate"] = schedules.PiecewiseConstantDecay(
-                    [steps // 2 - 1, steps * 3 // 4 - 1], [highest, highest / 10, highest / 100]
-                )
-            else:
-                arguments["learning_rate"] = schedules.PolynomialDecay(
-                    highest, decay_steps=steps, end_learning_rate=0.0
-                )
+            highest = arguments.get("learning_rate", 1.0)
+            arguments["learning_rate"] = schedules.make(highest, steps, warmup, schedule)
         return cls(**arguments)
 
     def make_callbacks(self, examples=()):

@@ -14,7 +14,8 @@ import numpy as np
 from tf_blocknorm.callbacks.learning_rate_finder import LearningRateFinder
 from tf_blocknorm.experiments import records
 from tf_blocknorm.experiments.problems import PROBLEMS
-from tf_blocknorm.experiments.recipes import LINEAR, OWN, RECIPES
+from tf_blocknorm.experiments.recipes import RECIPES
+from tf_blocknorm.experiments.schedules import LINEAR, OWN
 from tf_blocknorm.optimizers import taps
 
 # A checkpoint of a deep network costs as much time as an epoch on a small data set.
@@ -40,7 +41,7 @@ class Run:
             one, it falls along a cosine after that.
         dtype_policy: Keras's name of what the layers compute in; the last one stays in float32.
         examples: How many of the training examples are used; None for all.
-        schedule: `LINEAR` or `STEPS`, for a method that does not set its own rate.
+        schedule: A value of `SCHEDULES`, for a method that does not set its own rate.
     """
 
     problem: str
@@ -59,12 +60,15 @@ class Run:
 
     def data(self):
         """Return the data, of which those for validation may not yet be set aside."""
-        dataset = PROBLEMS[self.problem].load(self.source, **self.options)
-        return dataset.part(self.examples) if self.examples else dataset
+        return self._whole().part(self.examples)
+
+    def _whole(self):
+        return PROBLEMS[self.problem].load(self.source, **self.options)
 
     def settings(self):
         """Return as plain data whatever the numbers depend on, also the versions in use."""
-        problem, recipe, dataset = PROBLEMS[self.problem], RECIPES[self.method], self.data()
+        # Asked for several times in a run: not worth copying a part of the data for its name.
+        problem, recipe, dataset = PROBLEMS[self.problem], RECIPES[self.method], self._whole()
         given = dataclasses.asdict(self)
         if self.examples is None:
             del given["examples"]

@@ -39,7 +39,9 @@ class Data:
         return self.x_train.shape[1:]
 
     def part(self, count):
-        """Return data with `count` of the training examples, always the same ones."""
+        """Return data with `count` of the training examples, always the same ones; None: all."""
+        if count is None:
+            return self
         if count > len(self.x_train):
             raise ExperimentError(
                 f"`{self.name}` has {len(self.x_train)} training examples. "
