@@ -469,6 +469,41 @@ TABLE = [
         weight_decay=None,
     ),
     row("adamax", Adamax, "adamax", norm="max", epsilon=0.05),
+    row(
+        "muon",
+        tfb.BlockNormMuon,
+        "muon",
+        norm="rms",
+        adam_lr_ratio=0.5,
+        momentum=0.8,
+        epsilon=0.05,
+        weight_decay=0.2,
+        adam_weight_decay=0.2,
+        exclude_from_weight_decay=["^b/"],
+        decayed=(0, 1, 2),
+    ),
+    row(
+        "muon-layer-rms_rate",
+        tfb.BlockNormMuon,
+        "muon",
+        block="layer",
+        groups=LAYER,
+        nesterov=False,
+        ns_steps=3,
+        rms_rate=None,
+        epsilon=0.05,
+        weight_decay=None,
+        adam_weight_decay=None,
+    ),
+    row(
+        "muon-update",
+        tfb.BlockNormMuon,
+        "muon",
+        normalize="update",
+        epsilon=0.05,
+        weight_decay=None,
+        adam_weight_decay=None,
+    ),
 ]
 
 # Every class and every option: what takes long runs with the other rows in `make test-all` only.
@@ -499,6 +534,7 @@ CORE = {
     "lamb",
     "lamb-clipped",
     "adamax",
+    "muon",
 }
 PARTS = {
     "core": [case for case in TABLE if case.name in CORE],

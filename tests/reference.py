@@ -127,6 +127,32 @@ def adamax(g, s, t, lr, beta_1=0.9, beta_2=0.999, epsilon=1e-7):
     return lr / (1 - beta_1**t) * s["m"] / (s["u"] + epsilon)
 
 
+def muon(
+    g,
+    s,
+    t,
+    lr,
+    momentum=0.95,
+    nesterov=True,
+    ns_steps=5,
+    rms_rate=0.2,
+    adam_lr_ratio=1.0,
+    adam_beta_1=0.9,
+    adam_beta_2=0.999,
+    epsilon=1e-7,
+):
+    if np.ndim(g) != 2:
+        return adam(g, s, t, lr * adam_lr_ratio, adam_beta_1, adam_beta_2, epsilon)
+    s["m"] = momentum * s.get("m", 0.0) + g
+    left, values, right = np.linalg.svd(g + momentum * s["m"] if nesterov else s["m"])
+    values = values / np.sqrt((values**2).sum())
+    for _ in range(ns_steps):  # which leaves the singular vectors alone
+        values = 3.4445 * values - 4.775 * values**3 + 2.0315 * values**5
+    k = len(values)
+    scale = 1.0 if rms_rate is None else rms_rate * np.sqrt(max(g.shape))
+    return lr * scale * (left[:, :k] * values) @ right[:k]
+
+
 RULES = {
     "sgd": sgd,
     "adam": adam,
@@ -135,6 +161,7 @@ RULES = {
     "rmsprop": rmsprop,
     "lion": lion,
     "adamax": adamax,
+    "muon": muon,
 }
 
 # ---------------------------------------------------------------------------------------- a run

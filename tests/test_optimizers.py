@@ -19,6 +19,7 @@ FORMS = {
     tfb.BlockNormAdagrad: keras.optimizers.Adagrad,
     tfb.BlockNormRMSprop: keras.optimizers.RMSprop,
     tfb.BlockNormLion: keras.optimizers.Lion,
+    tfb.BlockNormMuon: keras.optimizers.Muon,
 }
 ALL_FORMS = pytest.mark.parametrize("form", FORMS, ids=lambda c: c.__name__)
 
@@ -153,14 +154,12 @@ def test_wrong_arguments_fail_in_the_constructor(arguments, message):
 
 @ALL_FORMS
 def test_a_zero_gradient_moves_nothing(form):
-    weights = variables([3.0, 4.0], [1.0])
-    apply(
-        form(0.1, **({"weight_decay": 0.0} if form is tfb.BlockNormAdamW else {})),
-        [[0, 0], [2]],
-        weights,
-    )
+    names = {"weight_decay", "adam_weight_decay"} & inspect.signature(form).parameters.keys()
+    weights = variables([3.0, 4.0], [[5.0, 6.0]], [1.0])
+    apply(form(0.1, **dict.fromkeys(names, 0.0)), [[0, 0], [[0, 0]], [2]], weights)
     np.testing.assert_array_equal(ops.convert_to_numpy(weights[0]), [3.0, 4.0])
-    assert float(weights[1][0]) != 1.0
+    np.testing.assert_array_equal(ops.convert_to_numpy(weights[1]), [[5.0, 6.0]])
+    assert float(weights[2][0]) != 1.0
 
 
 def test_variables_without_a_gradient_are_left_out():
