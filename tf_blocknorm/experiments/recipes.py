@@ -165,6 +165,12 @@ RECIPES = {
     "BlockNormAdamW-0.05": Recipe(
         "BlockNormAdamW", {"weight_decay": 0.05}, "BlockNormAdamW, decay 0.05", SMALL_GRID
     ),
+    "BlockNormAdamW-0.1": Recipe(
+        "BlockNormAdamW", {"weight_decay": 0.1}, "BlockNormAdamW, decay 0.1", SMALL_GRID
+    ),
+    "BlockNormAdamW-0.2": Recipe(
+        "BlockNormAdamW", {"weight_decay": 0.2}, "BlockNormAdamW, decay 0.2", SMALL_GRID
+    ),
     "BlockNormRMSprop": Recipe("BlockNormRMSprop", {}, "BlockNormRMSprop", SMALL_GRID),
     "Adam": Recipe("Adam", {}, "Adam", GRID),
     "AdamW": Recipe("AdamW", {}, "AdamW", SMALL_GRID),
