@@ -319,8 +319,8 @@ class BlockNormMuon(BlockNormalized, keras.optimizers.Muon):
     Arguments of `keras.optimizers.Muon`, in its order, and then by keyword:
 
     Args:
-        learning_rate: A float, a schedule or a callable; about the change of a weight per step,
-            five times over. Defaults to 0.001.
+        learning_rate: A float, a schedule or a callable. The weights of a matrix change by about a
+            fifth of it per step (root mean square), with `rms_rate=0.2`. Defaults to 0.001.
         adam_beta_1: Float in [0, 1), decay of Adam's first average. Defaults to 0.9.
         adam_beta_2: Float in [0, 1), decay of Adam's second average. Defaults to 0.999.
         adam_weight_decay: Float or `None`, the decay of what takes Adam's step, in units of the
