@@ -327,6 +327,27 @@ FAULTS = [
         "test_distribution.py -k mirrored_strategy_equals",
     ),
     (
+        "Muon: matrices and the rest decay alike",
+        HOOKS,
+        " and self._decays_as_all_do()",
+        "",
+        "test_optimizers.py -k muon_decays",
+    ),
+    (
+        "Muon: without a decay of matrices nothing decays",
+        HOOKS,
+        " or not self._decays_as_all_do()",
+        "",
+        "jax test_optimizers.py -k muon_decays",
+    ),
+    (
+        "Muon: what the rule sees is not normalised",
+        BASE,
+        "return self._leave_factors(*self._unit(gradients, variables), variables)",
+        "return gradients",
+        "test_parity.py -k muon",
+    ),
+    (
         "clipped before the sum over replicas",
         HOOKS,
         "        return grads\n\n    def _all_reduce",

@@ -162,6 +162,15 @@ def test_a_zero_gradient_moves_nothing(form):
     assert float(weights[2][0]) != 1.0
 
 
+@pytest.mark.parametrize("decays", [(0.5, 0.25), (None, 0.25), (0.5, None), (None, None)])
+def test_muon_decays_matrices_and_the_rest_apart(decays):
+    matrix, rest = decays
+    optimizer = tfb.BlockNormMuon(0.5, weight_decay=matrix, adam_weight_decay=rest)
+    after = apply(optimizer, [[[0.0]], [0.0]], variables([[8.0]], [8.0]))
+    np.testing.assert_array_equal(after[0], [[8.0 * (1.0 - 0.5 * (matrix or 0.0))]])
+    np.testing.assert_array_equal(after[1], [8.0 * (1.0 - 0.5 * (rest or 0.0))])
+
+
 def test_variables_without_a_gradient_are_left_out():
     weights = variables([3.0, 4.0], [1.0], [2.0])
     optimizer = tfb.BlockNormSGD(1.0, block="model")

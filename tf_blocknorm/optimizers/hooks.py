@@ -134,9 +134,15 @@ class _CommonHooks:
     def _apply_weight_decay(self, variables):
         if self.decay_is_inside:
             return
-        # torch's version fails on an empty list.
-        if self.weight_decay is not None and any(self._use_weight_decay(v) for v in variables):
+        # torch's version fails on an empty list. Muon has a version, and two decays, of its own.
+        decays = self.weight_decay is not None and any(map(self._use_weight_decay, variables))
+        if decays or not self._decays_as_all_do():
             super()._apply_weight_decay(variables)
+
+    def _decays_as_all_do(self):
+        """Whether the wrapped rule leaves the decay to the base class of Keras's optimizers."""
+        own = super()._apply_weight_decay.__func__
+        return own is keras.optimizers.Optimizer._apply_weight_decay
 
 
 class PortableHooks(_CommonHooks):
@@ -180,7 +186,8 @@ class TensorFlowHooks(_CommonHooks):
     def _apply_weight_decay(self, variables):
         import tensorflow as tf
 
-        if self.decay_is_inside or self.weight_decay is None or tf.distribute.has_strategy():
+        plain = self.weight_decay is not None and self._decays_as_all_do()
+        if self.decay_is_inside or not plain or tf.distribute.has_strategy():
             super()._apply_weight_decay(variables)
             return
         variables = [v for v in variables if self._use_weight_decay(v)]
