@@ -171,6 +171,12 @@ RECIPES = {
     "BlockNormAdamW-0.2": Recipe(
         "BlockNormAdamW", {"weight_decay": 0.2}, "BlockNormAdamW, decay 0.2", SMALL_GRID
     ),
+    "BlockNormMuon": Recipe(
+        "BlockNormMuon",
+        {"norm": "rms", "adam_lr_ratio": 0.1, "weight_decay": None, "adam_weight_decay": None},
+        "BlockNormMuon",
+        SMALL_GRID,
+    ),
     "BlockNormRMSprop": Recipe("BlockNormRMSprop", {}, "BlockNormRMSprop", SMALL_GRID),
     "Adam": Recipe("Adam", {}, "Adam", GRID),
     "AdamW": Recipe("AdamW", {}, "AdamW", SMALL_GRID),
