@@ -16,19 +16,21 @@ from tf_blocknorm.optimizers.block_norm import (
     BlockNormAdam,
     BlockNormAdamW,
     BlockNormLion,
-    BlockNormMuon,
     BlockNormNadam,
     BlockNormRMSprop,
     BlockNormSGD,
 )
-from tf_blocknorm.optimizers.forms import block_normalized
+from tf_blocknorm.optimizers.forms import block_normalized, register_the_rest
 from tf_blocknorm.optimizers.inputs.attach import with_input_statistics
 from tf_blocknorm.optimizers.inputs.constant import constant_powers
 from tf_blocknorm.optimizers.inputs.per_sample import per_sample_normalized
 from tf_blocknorm.optimizers.insgd import INSGD
 from tf_blocknorm.optimizers.lamb import LAMB
 from tf_blocknorm.optimizers.lars import LARS
+from tf_blocknorm.optimizers.muon import BlockNormMuon
 from tf_blocknorm.optimizers.novograd import NovoGrad
+
+register_the_rest()
 
 __version__ = "0.1.0"
 

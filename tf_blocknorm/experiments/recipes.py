@@ -6,88 +6,11 @@ the same number of rates to be tuned over, so that none has an advantage.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
-from tf_blocknorm.experiments import schedules
 from tf_blocknorm.experiments.errors import ExperimentError
-from tf_blocknorm.experiments.schedules import LINEAR, OWN
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """A method.
-
-    Attributes:
-        optimizer: Name of a class in `tf_blocknorm` or `keras.optimizers`.
-        arguments: What the class takes besides the rate.
-        label: What tables and figures call it.
-        grid: Rates that `tf-blocknorm sweep` starts from; one for a method that is not tuned.
-        callbacks: Names of classes in `tf_blocknorm`, each with its arguments. A number given as
-            `inputs` stands for so many training examples.
-        rate: The argument that the rate is given as; None for a method that takes none. If it is
-            not `"learning_rate"`, the learning rate falls from 1 and multiplies it.
-        schedule: `LINEAR` for one that the run may choose, or `OWN` for a float.
-        shares: Arguments that count updates, as fractions of those of the run.
-        inputs: What `with_input_statistics` measures in the model; `"constant"` for the powers of
-            `constant_powers`; None for neither.
-    """
-
-    optimizer: str
-    arguments: Mapping
-    label: str
-    grid: tuple
-    callbacks: Mapping = dataclasses.field(default_factory=dict)
-    rate: str | None = "learning_rate"
-    schedule: str = LINEAR
-    shares: Mapping = dataclasses.field(default_factory=dict)
-    inputs: str | None = None
-
-    def prepare(self, model):
-        """Return the model that the method trains, and what its optimizer is given for it."""
-        import tf_blocknorm
-
-        if self.inputs is None:
-            return model, {}
-        if self.inputs == "constant":
-            return model, {"powers": tf_blocknorm.constant_powers(model)}
-        return tf_blocknorm.with_input_statistics(model, self.inputs), {}
-
-    def make(self, rate, steps=None, warmup=0.0, schedule=LINEAR, **given):
-        """Return the optimizer.
-
-        Args:
-            rate: The learning rate, or what else the recipe calls its rate.
-            steps: Updates of the run; None for an optimizer without a schedule.
-            warmup, schedule: See `schedules.make`.
-            **given: What `prepare` returned.
-        """
-        import keras
-
-        import tf_blocknorm
-
-        cls = getattr(tf_blocknorm, self.optimizer, None)
-        cls = cls or getattr(keras.optimizers, self.optimizer)
-        arguments = {**self.arguments, **given, **({self.rate: rate} if self.rate else {})}
-        if steps is not None:
-            arguments |= {name: math.ceil(share * steps) for name, share in self.shares.items()}
-        if self.schedule == LINEAR and steps is not None:
-            highest = arguments.get("learning_rate", 1.0)
-            arguments["learning_rate"] = schedules.make(highest, steps, warmup, schedule)
-        return cls(**arguments)
-
-    def make_callbacks(self, examples=()):
-        """Return the callbacks; `examples` are those of the training data."""
-        import tf_blocknorm
-
-        made = []
-        for name, options in self.callbacks.items():
-            shown = {}
-            if "inputs" in options:  # from all over the data, which may be in order
-                count = options["inputs"]
-                shown["inputs"] = examples[:: max(1, len(examples) // count)][:count]
-            made.append(getattr(tf_blocknorm, name)(**{**options, **shown}))
-        return made
+from tf_blocknorm.experiments.recipe import Recipe
+from tf_blocknorm.experiments.schedules import OWN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +25,12 @@ GRID = (0.005, 0.01, 0.02, 0.05, 0.1)
 ANY = (0.01,)
 SMALL_GRID = (0.0005, 0.001, 0.002, 0.005, 0.01)
 INSGD_GRID = (0.01, 0.02, 0.05, 0.1, 0.2)
+
+
+def _with_decay(optimizer, decay):
+    """AdamW or its block-normalised form with a weight decay of its own."""
+    label = f"{optimizer}, decay {decay}"
+    return Recipe(optimizer, {"weight_decay": decay}, label, SMALL_GRID)
 
 
 def _with_callback(name, rate="learning_rate", norm="max", **options):
@@ -162,15 +91,9 @@ RECIPES = {
     ),
     "BlockNormAdamW": Recipe("BlockNormAdamW", {}, "BlockNormAdamW", SMALL_GRID),
     # At Keras's default, the decay of a whole run is a few percent.
-    "BlockNormAdamW-0.05": Recipe(
-        "BlockNormAdamW", {"weight_decay": 0.05}, "BlockNormAdamW, decay 0.05", SMALL_GRID
-    ),
-    "BlockNormAdamW-0.1": Recipe(
-        "BlockNormAdamW", {"weight_decay": 0.1}, "BlockNormAdamW, decay 0.1", SMALL_GRID
-    ),
-    "BlockNormAdamW-0.2": Recipe(
-        "BlockNormAdamW", {"weight_decay": 0.2}, "BlockNormAdamW, decay 0.2", SMALL_GRID
-    ),
+    "BlockNormAdamW-0.05": _with_decay("BlockNormAdamW", 0.05),
+    "BlockNormAdamW-0.1": _with_decay("BlockNormAdamW", 0.1),
+    "BlockNormAdamW-0.2": _with_decay("BlockNormAdamW", 0.2),
     "BlockNormMuon": Recipe(
         "BlockNormMuon",
         {"norm": "rms", "adam_lr_ratio": 0.1, "weight_decay": None, "adam_weight_decay": None},
@@ -180,7 +103,7 @@ RECIPES = {
     "BlockNormRMSprop": Recipe("BlockNormRMSprop", {}, "BlockNormRMSprop", SMALL_GRID),
     "Adam": Recipe("Adam", {}, "Adam", GRID),
     "AdamW": Recipe("AdamW", {}, "AdamW", SMALL_GRID),
-    "AdamW-0.05": Recipe("AdamW", {"weight_decay": 0.05}, "AdamW, decay 0.05", SMALL_GRID),
+    "AdamW-0.05": _with_decay("AdamW", 0.05),
     "RMSprop": Recipe("RMSprop", {}, "RMSprop", SMALL_GRID),
     "SGD": Recipe("SGD", {"momentum": 0.9}, "SGD, momentum 0.9", GRID),
     # Keras multiplies the decay by the learning rate, and momentum leaves it alone: what is 0.0001

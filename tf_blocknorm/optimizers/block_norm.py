@@ -3,7 +3,7 @@
 import keras
 
 from tf_blocknorm.optimizers.base import BlockNormalized
-from tf_blocknorm.optimizers.forms import form, register_the_rest
+from tf_blocknorm.optimizers.forms import form
 
 
 @form
@@ -295,74 +295,3 @@ class BlockNormLion(BlockNormalized, keras.optimizers.Lion):
         - Yu et al. (2017), [Block-Normalized Gradient Method](https://arxiv.org/abs/1707.04822).
         - Chen et al. (2023), [Symbolic Discovery of Optimization Algorithms](https://arxiv.org/abs/2302.06675).
     """
-
-
-@form
-class BlockNormMuon(BlockNormalized, keras.optimizers.Muon):
-    r"""Muon, momentum made orthogonal, on unit gradients: the momentum is a vote of directions.
-
-    With $u_b = g_b / \lVert g_b \rVert$ for each block of variables, a matrix $w$ of shape $(r, c)$
-    takes the step
-
-    $$m \leftarrow \mu m + u, \qquad w \leftarrow w - 0.2\,\eta \sqrt{\max(r, c)}\;
-    \mathrm{orth}(u + \mu m)$$
-
-    where $\mathrm{orth}$ brings all singular values near 1: it divides a matrix by its Frobenius
-    norm, and repeats $X \leftarrow a X + b\,(X X^\top) X + c\,(X X^\top)^2 X$ five times.
-    Variables of any other rank, convolution kernels among them, embeddings, and what
-    `exclude_layers` names take the step of `BlockNormAdam`, at the learning rate times
-    `adam_lr_ratio`.
-
-    Muon forgets how large its momentum is, but not how much every gradient adds to it: a few large
-    ones decide on the direction of the next $1 / (1 - \mu)$ steps. Here each has one voice.
-
-    Arguments of `keras.optimizers.Muon`, in its order, and then by keyword:
-
-    Args:
-        learning_rate: A float, a schedule or a callable. The weights of a matrix change by about a
-            fifth of it per step (root mean square), with `rms_rate=0.2`. Defaults to 0.001.
-        adam_beta_1: Float in [0, 1), decay of Adam's first average. Defaults to 0.9.
-        adam_beta_2: Float in [0, 1), decay of Adam's second average. Defaults to 0.999.
-        adam_weight_decay: Float or `None`, the decay of what takes Adam's step, in units of the
-            learning rate. Defaults to 0.004.
-        epsilon: Added to the root of Adam's second average. Defaults to 1e-7.
-        weight_decay: Float or `None`, the decay of what takes Muon's step, in units of the learning
-            rate. Defaults to 0.004.
-        exclude_layers: List of regular expressions on `variable.path`; what matches takes Adam's
-            step. The output layer is usually one of them. (`exclude` is another matter: what
-            matches that is not normalised.) Defaults to `None`.
-        exclude_embeddings: Whether embeddings take Adam's step. Defaults to `True`.
-        muon_a: Float, $a$ of the iteration. Defaults to 3.4445.
-        muon_b: Float, $b$ of the iteration. Defaults to -4.775.
-        muon_c: Float, $c$ of the iteration. Defaults to 2.0315.
-        adam_lr_ratio: Float, Adam's learning rate in units of Muon's. Defaults to 1.
-        momentum: Float in [0, 1], $\mu$. Defaults to 0.95.
-        ns_steps: Integer, how often the iteration is repeated. Defaults to 5.
-        nesterov: Whether to take the step from ahead, $u + \mu m$ in place of $m$. Defaults to
-            `True`.
-        rms_rate: Float or `None`: the factor 0.2, with which entries of a step are about as large
-            as Adam's; with `None`, it and the root are left out. Defaults to 0.2.
-        {{block_norm_arguments}}
-
-    Slots: as `keras.optimizers.Muon`: one tensor per variable that takes Muon's step, two per
-    other.
-
-    Example: a matrix of rank 1, whose singular value of 1 five iterations bring to 0.6964.
-
-    >>> weights = keras.Variable([[1.0, 2.0], [3.0, 4.0]])
-    >>> optimizer = tf_blocknorm.BlockNormMuon(1.0, rms_rate=None, weight_decay=None)
-    >>> optimizer.apply([keras.ops.array([[0.0, 3e-30], [0.0, 0.0]])], [weights])
-    >>> keras.ops.convert_to_numpy(weights).round(4)
-    array([[1.    , 1.3036],
-           [3.    , 4.    ]], dtype=float32)
-
-    References:
-        - Yu et al. (2017), [Block-Normalized Gradient Method](https://arxiv.org/abs/1707.04822).
-        - Jordan et al. (2024), [Muon: An optimizer for hidden layers in neural
-          networks](https://kellerjordan.github.io/posts/muon/): the iteration.
-        - Liu et al. (2025), [Muon is Scalable for LLM Training](https://arxiv.org/abs/2502.16982):
-          the factor $0.2 \sqrt{\max(r, c)}$.
-    """
-
-
-register_the_rest()
