@@ -496,6 +496,19 @@ TABLE = [
         adam_weight_decay=None,
     ),
     row(
+        "muon-flatten",
+        tfb.BlockNormMuon,
+        "muon",
+        {"flatten": True},
+        norm="max",
+        flatten_layers=["wide", "filters|volume"],
+        momentum=0.8,
+        epsilon=0.05,
+        weight_decay=0.2,
+        adam_weight_decay=0.2,
+        decayed=range(6),
+    ),
+    row(
         "muon-update",
         tfb.BlockNormMuon,
         "muon",
@@ -535,6 +548,7 @@ CORE = {
     "lamb-clipped",
     "adamax",
     "muon",
+    "muon-flatten",
 }
 PARTS = {
     "core": [case for case in TABLE if case.name in CORE],

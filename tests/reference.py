@@ -140,7 +140,11 @@ def muon(
     adam_beta_1=0.9,
     adam_beta_2=0.999,
     epsilon=1e-7,
+    flatten=False,
 ):
+    shape = np.shape(g)
+    if flatten and len(shape) > 2:
+        g = np.stack([g[..., i].ravel() for i in range(shape[-1])], axis=1)
     if np.ndim(g) != 2:
         return adam(g, s, t, lr * adam_lr_ratio, adam_beta_1, adam_beta_2, epsilon)
     s["m"] = momentum * s.get("m", 0.0) + g
@@ -150,7 +154,8 @@ def muon(
         values = 3.4445 * values - 4.775 * values**3 + 2.0315 * values**5
     k = len(values)
     scale = 1.0 if rms_rate is None else rms_rate * np.sqrt(max(g.shape))
-    return lr * scale * (left[:, :k] * values) @ right[:k]
+    step = lr * scale * (left[:, :k] * values) @ right[:k]
+    return np.stack([step[:, i].reshape(shape[:-1]) for i in range(shape[-1])], axis=-1)
 
 
 RULES = {

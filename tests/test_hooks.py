@@ -17,6 +17,13 @@ def test_keras_still_has(name):
 
 
 @pytest.mark.parametrize(
+    "name", [*hooks.PRIVATE_OF_MUON, "zeropower_via_newtonschulz5", "lr_adjust"]
+)
+def test_keras_muon_still_has(name):
+    assert callable(getattr(keras.optimizers.Muon, name))
+
+
+@pytest.mark.parametrize(
     ("name", "parameters"),
     [
         ("_backend_update_step", ["grads", "trainable_variables", "learning_rate"]),

@@ -171,6 +171,30 @@ def test_muon_decays_matrices_and_the_rest_apart(decays):
     np.testing.assert_array_equal(after[1], [8.0 * (1.0 - 0.5 * (rest or 0.0))])
 
 
+def test_muon_flattens_the_kernels_that_are_named():
+    def slots(**arguments):
+        weights = [keras.Variable(np.ones((2, 2, 3)), name=f"conv{i}") for i in range(2)]
+        weights.append(keras.Variable(np.ones((2, 2, 2, 3)), name="conv_last"))
+        optimizer = tfb.BlockNormMuon(**arguments)
+        optimizer.build(weights)
+        return [v is not None for v in optimizer.adam_velocities]
+
+    assert slots() == [True, True, True]
+    assert slots(flatten_layers=["conv0", "last"]) == [False, True, False]
+    assert slots(flatten_layers=["conv"], exclude_layers=["conv1"]) == [False, True, False]
+    with pytest.raises(ValueError, match="'dense', which matches none of"):
+        slots(flatten_layers=["conv0", "dense"])
+
+
+def test_muon_flattens_no_matrix_and_no_vectors():
+    optimizer = tfb.BlockNormMuon(flatten_layers=["v0"])
+    with pytest.raises(ValueError, match="`flatten_layers` must match"):
+        optimizer.build(variables([[1.0]]))
+    assert not optimizer.built
+    with pytest.raises(ValueError, match="Received: flatten_layers='vectors'"):
+        tfb.BlockNormMuon(flatten_layers="vectors")
+
+
 def test_variables_without_a_gradient_are_left_out():
     weights = variables([3.0, 4.0], [1.0], [2.0])
     optimizer = tfb.BlockNormSGD(1.0, block="model")

@@ -42,6 +42,12 @@ def _with_callback(name, rate="learning_rate", norm="max", **options):
 
 
 _TOLD = ("signal", "steps")
+_MUON_OF_CONVOLUTIONS = {
+    "flatten_layers": ["conv"],
+    "exclude_layers": ["dense"],
+    "weight_decay": 0.05,
+    "adam_weight_decay": 0.05,
+}
 _CODE = {"floor": 0.01, "input_momentum": 0.0, "gain": "code"}
 
 RECIPES = {
@@ -98,6 +104,19 @@ RECIPES = {
         "BlockNormMuon",
         {"norm": "rms", "adam_lr_ratio": 0.1, "weight_decay": None, "adam_weight_decay": None},
         "BlockNormMuon",
+        SMALL_GRID,
+    ),
+    "BlockNormMuon-conv": Recipe(
+        "BlockNormMuon",
+        {"norm": "rms", **_MUON_OF_CONVOLUTIONS},
+        "BlockNormMuon of convolutions, decay 0.05",
+        SMALL_GRID,
+    ),
+    # Keras's Muon would take convolution kernels for no matrices.
+    "Muon-conv": Recipe(
+        "BlockNormMuon",
+        {"exclude": ["."], **_MUON_OF_CONVOLUTIONS},
+        "Muon of convolutions, not normalised, decay 0.05",
         SMALL_GRID,
     ),
     "BlockNormRMSprop": Recipe("BlockNormRMSprop", {}, "BlockNormRMSprop", SMALL_GRID),

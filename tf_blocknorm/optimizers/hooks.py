@@ -37,6 +37,7 @@ PRIVATE = (
     "_use_weight_decay",
 )
 PRIVATE_ON_TORCH = ("_parallel_update_step",)
+PRIVATE_OF_MUON = ("_should_use_adamw",)
 PRIVATE_ON_TENSORFLOW = ("_all_reduce_sum_gradients", "_distributed_tf_update_step")
 
 # What makes Keras unscale, clip or accumulate gradients, which it does with tensors only.
