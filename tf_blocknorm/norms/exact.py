@@ -122,7 +122,8 @@ def _measure(blocks, norm, keep=True, anew=None):
     # would merge it with the division into one factor, which is subnormal for entries beyond
     # 2**126.
     tensors, sizes, factors = cond(usual, as_they_are, look_again)
-    scaled_blocks = [block.of(x) for x, block in zip(tensors, blocks)]
+    pairs = zip(tensors, blocks)
+    scaled_blocks = [block if block.tensors is x else block.of(x) for x, block in pairs]
     return scaled_blocks or None, sizes, factors
 
 

@@ -191,7 +191,8 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
         def lengths(sizes):
             size = self._partition.scatter(members, sizes)
             old = ops.cast(self._norms, size.dtype)
-            new = _hypotenuse(self.beta_2**0.5 * old, (1.0 - self.beta_2) ** 0.5 * size)
+            # Of two squares neither of which overflows or underflows alone.
+            new = ops.hypot(self.beta_2**0.5 * old, (1.0 - self.beta_2) ** 0.5 * size)
             new = where(old == 0, size, new)
             divisor = new = ops.where(here, new, old)
             self._scratch.norms = [(self._norms, new)]
@@ -201,7 +202,7 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
                 divisor = where(ops.isnan(new), new, divisor)
                 self._scratch.norms.append((self._highest, divisor))
             if self.epsilon_inside:
-                divisor = _hypotenuse(divisor, ops.full_like(divisor, self.epsilon**0.5))
+                divisor = ops.hypot(divisor, ops.full_like(divisor, self.epsilon**0.5))
             else:
                 divisor = divisor + self.epsilon
             ratio = size / where(size > 0, divisor, 1.0)
@@ -260,10 +261,3 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
             "learning_rate_inside",
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
-
-
-def _hypotenuse(a, b):
-    """The root of the sum of two squares, none of which overflows or underflows alone."""
-    larger = ops.maximum(a, b)
-    larger = where(larger > 0, larger, 1.0)
-    return larger * ops.sqrt(ops.square(a / larger) + ops.square(b / larger))

@@ -77,12 +77,11 @@ class Partition:
         return [self._block([tensors[i] for i in group]) for group in groups]
 
     def _block(self, tensors):
-        sparse = any(map(rows.is_sparse, tensors))
-        return norms.Block(
-            list(map(rows.values, tensors)),
-            per_unit=self._units(tensors[0].shape),
-            entries=sum(math.prod(x.shape) for x in tensors) if sparse else None,
-        )
+        per_unit = self._by_unit and self._units(tensors[0].shape)
+        entries = None
+        if any(map(rows.is_sparse, tensors)):
+            entries = sum(math.prod(x.shape) for x in tensors)
+        return norms.Block(list(map(rows.values, tensors)), per_unit, entries)
 
     def places(self, names):
         """Where the numbers of these blocks stand in a vector with one number per label.

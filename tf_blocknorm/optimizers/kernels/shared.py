@@ -10,7 +10,7 @@ _DTYPES = ("float32", "float64")
 
 def rank(scalar):
     """The rank of a tensor; 0 for numbers and None."""
-    return len(getattr(scalar, "shape", ()))
+    return getattr(scalar, "ndim", 0)
 
 
 def fits(dtype, tensor, *scalars):

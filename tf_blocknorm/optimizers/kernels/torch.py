@@ -60,14 +60,14 @@ def _later(function, tensors, options=()):
 
 def _number(value, like):
     """A number or scalar as a tensor that can stand beside another."""
-    if isinstance(value, (int, float)):
-        key = value, like.dtype, like.device
-        if key not in _local.shared:
-            _local.shared[key] = ops.convert_to_tensor(value, standard(like.dtype))
-        return _local.shared[key]
-    if not isinstance(value, torch.Tensor):
-        value = ops.convert_to_tensor(value)
-    return value if value.dtype == like.dtype else value.to(like.dtype)
+    if isinstance(value, torch.Tensor):
+        return value if value.dtype == like.dtype else value.to(like.dtype)
+    if not isinstance(value, (int, float)):
+        return ops.convert_to_tensor(value).to(like.dtype)
+    key = value, like.dtype, like.device
+    if key not in _local.shared:
+        _local.shared[key] = ops.convert_to_tensor(value, standard(like.dtype))
+    return _local.shared[key]
 
 
 def _times(tensor, factor):
@@ -117,9 +117,12 @@ def heavy_ball(variable, slot, gradient, momentum, rate, factor=None, decay=None
 
     The update is the gradient times the factor, plus the variable times the decay.
     """
-    numbers = [x if x is None else _number(x, gradient) for x in (rate, factor, decay)]
     options = factor is not None, decay is not None, momentum, nesterov
-    _later(_heavy_ball, (variable._value, slot._value, gradient, *numbers), options)
+    rate = _number(rate, gradient)
+    factor = factor if factor is None else _number(factor, gradient)
+    decay = decay if decay is None else _number(decay, gradient)
+    tensors = variable._value, slot._value, gradient, rate, factor, decay
+    _later(_heavy_ball, tensors, options)
 
 
 def _heavy_ball(
