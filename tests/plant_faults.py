@@ -21,6 +21,7 @@ EXACT = "tf_blocknorm/norms/exact.py"
 RECORDER = "tf_blocknorm/optimizers/recorder.py"
 BLOCKS = "tf_blocknorm/blocks.py"
 BASE = "tf_blocknorm/optimizers/base.py"
+MUON = "tf_blocknorm/optimizers/muon.py"
 HOOKS = "tf_blocknorm/optimizers/hooks.py"
 PARTITION = "tf_blocknorm/optimizers/partition.py"
 ROWS = "tf_blocknorm/optimizers/rows.py"
@@ -348,6 +349,20 @@ FAULTS = [
         "test_parity.py -k muon",
     ),
     (
+        "Muon: kernels are flattened from the other end",
+        MUON,
+        "ops.reshape(x, (-1, x.shape[-1]))",
+        "ops.reshape(x, (x.shape[0], -1))",
+        "test_parity.py -k muon-flatten",
+    ),
+    (
+        "Muon: flattened kernels are taken to be as large as their first two axes",
+        MUON,
+        "super().lr_adjust(_matrix(x))",
+        "super().lr_adjust(x)",
+        "test_parity.py -k muon-flatten",
+    ),
+    (
         "clipped before the sum over replicas",
         HOOKS,
         "        return grads\n\n    def _all_reduce",
@@ -378,8 +393,8 @@ FAULTS = [
     (
         "the mean of rows is taken over those that were looked up",
         PARTITION,
-        "if sparse else None",
-        "if False else None",
+        "if any(map(rows.is_sparse, tensors)):",
+        "if False:",
         "test_sparse.py -k equals_dense",
     ),
     (
