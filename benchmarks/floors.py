@@ -183,8 +183,8 @@ class Jax:
         return self._run(step, slots)
 
     def peers(self, rule):
-        """Return functions that make one update, of the optimizers of that rule."""
-        return [self._peer(make()) for _, other, make in jax_.PEERS if other == rule]
+        """Return functions that make one update, and None for what comes before."""
+        return [(self._peer(make()), None) for _, other, make in jax_.PEERS if other == rule]
 
     def _peer(self, optimizer):
         return self._run(jax_.step_of(optimizer), optimizer.init(self.gradients))
@@ -225,19 +225,24 @@ class Torch:
         return run
 
     def peers(self, rule):
-        """Return functions that make one update, of the optimizers of that rule."""
+        """Return functions that make one update, and others for what comes before."""
         found = (*torch_.PEERS, *torch_.others())
         return [self._peer(make) for _, other, make in found if other == rule]
 
     def _peer(self, make):
         weights = [torch.nn.Parameter(g.clone()) for g in self.gradients]
-        return torch_.over(make, weights, self.gradients).step
+        optimizer, before = torch_.over(make, weights, self.gradients)
+        return optimizer.step, before
 
 
 def cells(backend, name, rounds):
     """Return what a row says of one backend: milliseconds, and the ratio with its quartiles."""
-    runs = {name: backend.floor(name), **dict(enumerate(backend.peers(RULES[name].peer)))}
-    times = turns(runs, rounds, seconds=60)
+    runs, before = {name: backend.floor(name)}, {}
+    for index, (run, prepare) in enumerate(backend.peers(RULES[name].peer)):
+        runs[index] = run
+        if prepare:
+            before[index] = prepare
+    times = turns(runs, rounds, seconds=60, before=before)
     own = times.pop(name)
     fastest = min(times.values(), key=lambda found: spread(found)["median"])
     found = ratio(own, fastest)

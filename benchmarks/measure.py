@@ -11,7 +11,7 @@ MEGA = 2**20
 LEAST_ROUNDS = 5
 
 
-def turns(contenders, rounds, seconds):
+def turns(contenders, rounds, seconds, before=None):
     """Let functions take turns, so that what disturbs the machine disturbs all of them alike.
 
     Args:
@@ -19,20 +19,28 @@ def turns(contenders, rounds, seconds):
             done.
         rounds: How many turns each has.
         seconds: After so much time no round begins, once there were a few.
+        before: Dict from some of the names to what comes before each of their turns, untimed.
 
     Returns:
         Dict from the names to lists of seconds, one for each round.
     """
+    before = before or {}
     times = {name: [] for name in contenders}
-    for run in contenders.values():
+    for name, run in contenders.items():
+        before.get(name, _nothing)()
         run()  # The caches as its predecessor leaves them, which in the first round are others'.
     began = time.perf_counter()
     for done in range(rounds):
         if done >= LEAST_ROUNDS and time.perf_counter() - began > seconds:
             break
         for name, run in contenders.items():
+            before.get(name, _nothing)()
             times[name].append(timed(run))
     return times
+
+
+def _nothing():
+    pass
 
 
 def timed(run):

@@ -18,6 +18,7 @@ class Prepared:
         trace_seconds: For the trace; None where there is none, or not by itself.
         first_seconds: For the first call, which compiles.
         slot_bytes: The memory of its state.
+        before: What comes before each run, and does not count; None for nothing.
     """
 
     run: Callable
@@ -26,6 +27,7 @@ class Prepared:
     trace_seconds: float | None
     first_seconds: float
     slot_bytes: int
+    before: Callable | None = None
 
 
 def size_of(shape, dtype):

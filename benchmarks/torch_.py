@@ -45,10 +45,19 @@ def others():
 
 
 def over(make, weights, gradients):
-    """Return the optimizer that `make` makes of these weights, which are given these gradients."""
-    for weight, gradient in zip(weights, gradients):
-        weight.grad = gradient
-    return make(weights)
+    """Return the optimizer that `make` makes of these weights, and what comes before its steps.
+
+    That gives the weights copies of these gradients, anew each time: some of the packages write
+    into gradients, which in a row of steps end as zeros, or too small for a processor to be fast.
+    """
+    own = [torch.empty_like(gradient) for gradient in gradients]
+
+    def before():
+        torch._foreach_copy_(own, gradients)
+        for weight, gradient in zip(weights, own):
+            weight.grad = gradient
+
+    return make(weights), before
 
 
 class Runner:
@@ -79,13 +88,15 @@ class Runner:
 
         def preparing(make):
             def prepare(steps):
-                optimizer = over(make, [v.value for v in self.variables], self._gradients)
+                weights = [v.value for v in self.variables]
+                optimizer, before = over(make, weights, self._gradients)
+                before()
 
                 def state():
                     values = [x for slots in optimizer.state.values() for x in slots.values()]
                     return [x for x in values if isinstance(x, torch.Tensor)]
 
-                return _prepared(optimizer.step, steps, state)
+                return _prepared(optimizer.step, steps, state, before)
 
             return prepare
 
@@ -97,7 +108,7 @@ class Runner:
         gc.collect()
 
 
-def _prepared(step, steps, state):
+def _prepared(step, steps, state, before=None):
     """As many updates as fit into `LONG`, and no more than asked for: nothing surrounds them."""
     first = timed(step)
     steps = max(1, min(steps, int(LONG / timed(step))))
@@ -107,4 +118,4 @@ def _prepared(step, steps, state):
             step()
 
     slots = sum(x.numel() * x.element_size() for x in state())
-    return Prepared(run, steps, None, None, first, slots)
+    return Prepared(run, steps, None, None, first, slots, before)

@@ -105,7 +105,8 @@ def _together(what, entries, job, stream=None):
     runs = {name: p.run for name, p in prepared.items()}
     if stream is not None:
         runs[limit.NAME] = stream
-    times = measure.turns(runs, job["rounds"], job["seconds"])
+    before = {name: p.before for name, p in prepared.items() if p.before}
+    times = measure.turns(runs, job["rounds"], job["seconds"], before)
     limits = [seconds / limit.STREAMS for seconds in times.pop(limit.NAME, ())]
     if limits:
         speed = measure.spread([4 * stream.size / 1e9 / seconds for seconds in limits])

@@ -32,7 +32,10 @@ PORTABLE = {
     "test_properties.py",
     "test_taps.py",
 }
-ONLY = {"jax": {"test_jax.py", "test_benchmarks_floors.py"}, "torch": {"test_kernels_torch.py"}}
+ONLY = {
+    "jax": {"test_jax.py", "test_benchmarks_floors.py"},
+    "torch": {"test_benchmarks_torch.py", "test_kernels_torch.py"},
+}
 
 
 def pytest_ignore_collect(collection_path):

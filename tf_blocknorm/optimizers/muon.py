@@ -77,8 +77,8 @@ class BlockNormMuon(FlattensKernels, keras.optimizers.Muon):
     norm, and repeats $X \leftarrow a X + b\,(X X^\top) X + c\,(X X^\top)^2 X$ five times.
     Variables of any other rank, embeddings, and what `exclude_layers` names take the step of
     `BlockNormAdam`, at the learning rate times `adam_lr_ratio`. So do convolution kernels, unless
-    `flatten_layers` names them, which is worth it: the `cifar10_cnn` of Keras then needs a third of
-    the epochs ([measured](docs/experiments.md)).
+    `flatten_layers` names them, which is worth it: Keras's `cifar10_cnn` then comes further in 20
+    epochs than with AdamW in 45.
 
     Muon forgets how large its momentum is, but not how much every gradient adds to it: a few large
     ones decide on the direction of the next $1 / (1 - \mu)$ steps. Here each has one voice.
