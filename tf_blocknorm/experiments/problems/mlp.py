@@ -3,8 +3,8 @@
 K. Kolasinski's test of normalised SGD ("max-normed-optimizer", 2018): on MNIST, with 30 hidden
 layers, he reports 95.6 % for max-normalised SGD, 90.7 % for Adam and 56.8 % for momentum SGD.
 
-In `mlp-no-dropout` the dropout after every layer is left out. Thirty of them in a row are what holds
-all methods up in the end.
+In `mlp-no-dropout` the dropout after every layer is left out. Thirty of them in a row are what
+holds all methods up in the end.
 """
 
 import dataclasses
