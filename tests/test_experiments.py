@@ -295,6 +295,11 @@ def test_a_part_and_a_schedule_are_settings(npz):
 def test_the_mlp_is_the_published_one():
     model = PROBLEMS["mlp"].build((28, 28), 10, depth=30)
     assert model.count_params() - 30 * 2 * 128 == 588_298
+    rates = [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    assert rates == [0.2] * 30
+    without = PROBLEMS["mlp-no-dropout"].build((28, 28), 10, depth=30)
+    assert [w.shape for w in without.weights] == [w.shape for w in model.weights]
+    assert not any(isinstance(layer, keras.layers.Dropout) for layer in without.layers)
 
 
 @pytest.mark.parametrize("method", recipes.RECIPES)
