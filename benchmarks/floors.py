@@ -239,9 +239,7 @@ def cells(backend, name, rounds):
     """Return what a row says of one backend: milliseconds, and the ratio with its quartiles."""
     runs, before = {name: backend.floor(name)}, {}
     for index, (run, prepare) in enumerate(backend.peers(RULES[name].peer)):
-        runs[index] = run
-        if prepare:
-            before[index] = prepare
+        runs[index], before[index] = run, prepare
     times = turns(runs, rounds, seconds=60, before=before)
     own = times.pop(name)
     fastest = min(times.values(), key=lambda found: spread(found)["median"])

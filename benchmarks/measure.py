@@ -19,28 +19,30 @@ def turns(contenders, rounds, seconds, before=None):
             done.
         rounds: How many turns each has.
         seconds: After so much time no round begins, once there were a few.
-        before: Dict from some of the names to what comes before each of their turns, untimed.
+        before: Dict from names to what comes before each of their turns, untimed; may be None.
 
     Returns:
         Dict from the names to lists of seconds, one for each round.
     """
-    before = before or {}
+
+    def turn(name):
+        prepare = (before or {}).get(name)
+        if prepare:
+            prepare()
+        return timed(contenders[name])
+
     times = {name: [] for name in contenders}
-    for name, run in contenders.items():
-        before.get(name, _nothing)()
-        run()  # The caches as its predecessor leaves them, which in the first round are others'.
+    for name in contenders:
+        turn(
+            name
+        )  # The caches as its predecessor leaves them, which in the first round are others'.
     began = time.perf_counter()
     for done in range(rounds):
         if done >= LEAST_ROUNDS and time.perf_counter() - began > seconds:
             break
-        for name, run in contenders.items():
-            before.get(name, _nothing)()
-            times[name].append(timed(run))
+        for name in contenders:
+            times[name].append(turn(name))
     return times
-
-
-def _nothing():
-    pass
 
 
 def timed(run):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tf_blocknorm.experiments.problems.mlp import build as build_mlp
+from tf_blocknorm.experiments.problems.mlp import MLP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ def mlp(inputs=784, depth=30):
         return rng.random((64, inputs), "float32"), rng.integers(0, 10, 64)
 
     loss = "sparse_categorical_crossentropy"
-    return Problem(lambda: build_mlp((inputs,), 10, depth, dropout=0.2), batch, loss, steps=20)
+    return Problem(lambda: MLP.build((inputs,), 10, depth), batch, loss, steps=20)
 
 
 def transformer(width=768, heads=12, blocks=8):

@@ -105,7 +105,7 @@ def _together(what, entries, job, stream=None):
     runs = {name: p.run for name, p in prepared.items()}
     if stream is not None:
         runs[limit.NAME] = stream
-    before = {name: p.before for name, p in prepared.items() if p.before}
+    before = {name: p.before for name, p in prepared.items()}
     times = measure.turns(runs, job["rounds"], job["seconds"], before)
     limits = [seconds / limit.STREAMS for seconds in times.pop(limit.NAME, ())]
     if limits:

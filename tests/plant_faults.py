@@ -358,7 +358,7 @@ FAULTS = [
     (
         "Muon: flattened kernels are taken to be as large as their first two axes",
         MUON,
-        "super().lr_adjust(_matrix(x))",
+        "_of_matrix(super().lr_adjust, x)",
         "super().lr_adjust(x)",
         "test_parity.py -k muon-flatten",
     ),

@@ -24,9 +24,7 @@ def sizes(blocks, norm):
     if norm not in _ORDERS or any(block.per_unit for block in blocks):
         return None
     order = _ORDERS[norm]
-    short = _SHORT[order]
-    tensors = [x for block in blocks for x in block.tensors]
-    tensors = [x if x.numel() <= short else _shorter(x, order) for x in tensors]
+    tensors = [_short(x, order) for block in blocks for x in block.tensors]
     found = torch.stack(torch._foreach_norm(tensors, order))
     if len(tensors) > len(blocks):
         parts = found.split([len(block.tensors) for block in blocks])
@@ -38,9 +36,9 @@ def sizes(blocks, norm):
     return found
 
 
-def _shorter(x, order):
+def _short(x, order):
     """A tensor of the same norm, which torch computes well."""
-    if x.device.type != "cpu":
+    if x.numel() <= _SHORT[order] or x.device.type != "cpu":
         return x
     if order == math.inf:
         return torch.stack(torch.aminmax(x))
@@ -49,8 +47,7 @@ def _shorter(x, order):
         return torch.stack([part.abs().sum() for part in x.split(_PART)])
     whole = len(x) - len(x) % _ROW
     rows = torch.linalg.vector_norm(x[:whole].view(-1, _ROW), dim=1)
-    norms = torch.cat([rows, x[whole:]])
-    return norms if norms.numel() <= _SHORT[order] else _shorter(norms, order)
+    return _short(torch.cat([rows, x[whole:]]), order)
 
 
 def sum_of_squares(x, axes):

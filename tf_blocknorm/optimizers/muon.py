@@ -11,9 +11,11 @@ from tf_blocknorm.optimizers.base import BlockNormalized
 from tf_blocknorm.optimizers.forms import form
 
 
-def _matrix(x):
-    """A tensor of rank 2 or more as a matrix, with one column for each index of the last axis."""
-    return x if len(x.shape) == 2 else ops.reshape(x, (-1, x.shape[-1]))
+def _of_matrix(function, x):
+    """A function of a matrix, of a tensor with a column for each index of its last axis."""
+    if len(x.shape) == 2:
+        return function(x)
+    return ops.reshape(function(ops.reshape(x, (-1, x.shape[-1]))), x.shape)
 
 
 class FlattensKernels(BlockNormalized):
@@ -54,10 +56,11 @@ class FlattensKernels(BlockNormalized):
         return super()._should_use_adamw(variable)
 
     def zeropower_via_newtonschulz5(self, x, steps):
-        return ops.reshape(super().zeropower_via_newtonschulz5(_matrix(x), steps), x.shape)
+        iterate = super().zeropower_via_newtonschulz5
+        return _of_matrix(lambda matrix: iterate(matrix, steps), x)
 
     def lr_adjust(self, x):
-        return ops.reshape(super().lr_adjust(_matrix(x)), x.shape)
+        return _of_matrix(super().lr_adjust, x)
 
     def get_config(self):
         return {**super().get_config(), "flatten_layers": list(self.flatten_layers)}

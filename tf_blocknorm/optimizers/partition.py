@@ -45,7 +45,7 @@ class Partition:
         for name, group in self.members().items():
             start, shape = len(labels), variables[group[0]].shape
             entries = sum(math.prod(variables[i].shape) for i in group)
-            if self._units(shape):
+            if self._units(variables[group[0]]):
                 self._places[name] = slice(start, start + shape[-1])
                 labels += [f"{name}[{i}]" for i in range(shape[-1])]
                 counts += [entries / shape[-1]] * shape[-1]
@@ -55,9 +55,9 @@ class Partition:
                 counts.append(entries)
         self.labels, self.counts = tuple(labels), np.array(counts, "float32")
 
-    def _units(self, shape):
+    def _units(self, tensor):
         # A vector has no units to speak of: one number each, they would all become signs.
-        return self._by_unit and len(shape) >= 2
+        return self._by_unit and len(tensor.shape) >= 2
 
     def members(self, indices=None):
         """The blocks among the variables of these indices (default: all).
@@ -77,7 +77,7 @@ class Partition:
         return [self._block([tensors[i] for i in group]) for group in groups]
 
     def _block(self, tensors):
-        per_unit = self._by_unit and self._units(tensors[0].shape)
+        per_unit = self._units(tensors[0])
         entries = None
         if any(map(rows.is_sparse, tensors)):
             entries = sum(math.prod(x.shape) for x in tensors)

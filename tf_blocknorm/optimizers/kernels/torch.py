@@ -59,9 +59,11 @@ def _later(function, tensors, options=()):
 
 
 def _number(value, like):
-    """A number or scalar as a tensor that can stand beside another."""
+    """A number or scalar as a tensor that can stand beside another; None as it is."""
     if isinstance(value, torch.Tensor):
         return value if value.dtype == like.dtype else value.to(like.dtype)
+    if value is None:
+        return None
     if not isinstance(value, (int, float)):
         return ops.convert_to_tensor(value).to(like.dtype)
     key = value, like.dtype, like.device
@@ -118,11 +120,8 @@ def heavy_ball(variable, slot, gradient, momentum, rate, factor=None, decay=None
     The update is the gradient times the factor, plus the variable times the decay.
     """
     options = factor is not None, decay is not None, momentum, nesterov
-    rate = _number(rate, gradient)
-    factor = factor if factor is None else _number(factor, gradient)
-    decay = decay if decay is None else _number(decay, gradient)
-    tensors = variable._value, slot._value, gradient, rate, factor, decay
-    _later(_heavy_ball, tensors, options)
+    numbers = [_number(x, gradient) for x in (rate, factor, decay)]
+    _later(_heavy_ball, (variable._value, slot._value, gradient, *numbers), options)
 
 
 def _heavy_ball(
