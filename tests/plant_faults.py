@@ -393,7 +393,7 @@ FAULTS = [
     (
         "the mean of rows is taken over those that were looked up",
         PARTITION,
-        "if any(map(rows.is_sparse, tensors)):",
+        "if rows.POSSIBLE and any(map(rows.is_sparse, tensors)):",
         "if False:",
         "test_sparse.py -k equals_dense",
     ),
@@ -555,7 +555,7 @@ FAULTS = [
     (
         "running norms of blocks without a gradient fall",
         NOVOGRAD,
-        "ops.where(here, new, old)",
+        "self._partition.where(members, new, old)",
         "new",
         "test_layerwise.py -k absent",
     ),
@@ -586,6 +586,13 @@ FAULTS = [
         "        if has_decays:\n            gradients =",
         "        if False:\n            gradients =",
         "torch test_kernels_torch.py -k momentum",
+    ),
+    (
+        "torch: one rate for all",
+        "tf_blocknorm/optimizers/kernels/torch.py",
+        "len({*map(id, rates)}) > 1 or ",
+        "",
+        "torch test_kernels_torch.py -k rates",
     ),
     (
         "torch: stateless_apply writes into what it is given",
@@ -646,7 +653,7 @@ FAULTS = [
     (
         "trust ratios of absent blocks are lost",
         TRUST,
-        "ops.where(self._partition.mask(members), new, ops.cast(self._ratios, new.dtype))",
+        "self._partition.where(members, new, ops.cast(self._ratios, new.dtype))",
         "new",
         "test_layerwise.py -k absent",
     ),

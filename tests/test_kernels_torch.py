@@ -2,6 +2,7 @@
 of the table makes the right numbers with them is `test_parity.py`.)"""
 
 import collections
+import functools
 
 import keras
 import numpy as np
@@ -106,12 +107,12 @@ def calls(optimizer, number, monkeypatch, dtype="float32"):
     [
         (lambda: tfb.BlockNormSGD(), "_foreach_addcmul_"),
         (lambda: tfb.BlockNormSGD(normalize="update"), "_foreach_addcmul_"),
-        (lambda: tfb.BlockNormSGD(momentum=0.9), "_foreach_addcmul_"),
+        (lambda: tfb.BlockNormSGD(momentum=0.9), "_fused_sgd_"),
         (lambda: tfb.BlockNormAdam(), "_fused_adam_"),
         (lambda: tfb.BlockNormAdam(amsgrad=True), "_fused_adam_"),
         (lambda: tfb.BlockNormAdamW(), "_fused_adam_"),
-        (lambda: tfb.NovoGrad(), "_foreach_addcmul_"),
-        (lambda: tfb.LARS(), "_foreach_addcmul_"),
+        (lambda: tfb.NovoGrad(), "_fused_sgd_"),
+        (lambda: tfb.LARS(), "_fused_sgd_"),
         (lambda: tfb.LAMB(), "_fused_adam_"),
     ],
 )
@@ -129,7 +130,15 @@ def test_short_floats_are_left_to_the_formulas(make, monkeypatch):
 
 @pytest.mark.parametrize("transposed", ["variable", "gradient"])
 @pytest.mark.parametrize(
-    "make", [tfb.BlockNormSGD, tfb.BlockNormAdam, tfb.NovoGrad, tfb.LAMB, tfb.AdaptiveBlockNormSGD]
+    "make",
+    [
+        tfb.BlockNormSGD,
+        functools.partial(tfb.BlockNormSGD, momentum=0.9),
+        tfb.BlockNormAdam,
+        tfb.NovoGrad,
+        tfb.LAMB,
+        tfb.AdaptiveBlockNormSGD,
+    ],
 )
 def test_the_order_of_the_memory_does_not_matter(make, transposed):
     start, gradient = RNG.normal(size=(2, 3, 4)).astype("float32")
@@ -148,29 +157,70 @@ def test_the_order_of_the_memory_does_not_matter(make, transposed):
     np.testing.assert_allclose(trained(start, gradient), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.fixture(params=["short", "long"])
+def length(request, monkeypatch):
+    """Variables count as short, which torch's SGD updates, or as long, which it does not."""
+    if request.param == "long":
+        monkeypatch.setattr(FUSED, "_SHORT", 0)
+
+
+def together(function, lists):
+    """The function of each row of these lists, in one step."""
+    with FUSED.together():
+        for row in zip(*lists):
+            function(*row)
+
+
+def assert_all_close(variables, expected):
+    found = [keras.ops.convert_to_numpy(x) for x in variables]
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("decay", [None, 0.3])
-def test_momentum_takes_factors_and_decay(decay, nesterov):
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_momentum_takes_factors_and_decay(length, momentum, decay, nesterov):
     """Factors of any shape, in the same call with what has none."""
     factors = [None, 0.7, RNG.uniform(0.5, 2, size=4), RNG.uniform(0.5, 2, size=(3, 1))]
+    given = [torch.tensor(f) if isinstance(f, np.ndarray) else f for f in factors]
     starts, slots = RNG.normal(size=(2, 4, 3, 4))
     variables, momenta = (
         [keras.Variable(x, dtype="float64") for x in xs] for xs in (starts, slots)
     )
     for gradients in RNG.normal(size=(2, 4, 3, 4)):
-        with FUSED.together():
-            for variable, slot, gradient, factor in zip(variables, momenta, gradients, factors):
-                if isinstance(factor, np.ndarray):
-                    factor = torch.tensor(factor)
-                arguments = variable, slot, torch.tensor(gradient), 0.9, 0.1, factor, decay
-                FUSED.heavy_ball(*arguments, nesterov=nesterov)
+        together(
+            lambda v, m, g, f: FUSED.heavy_ball(v, m, g, momentum, 0.1, f, decay, nesterov),
+            (variables, momenta, map(torch.tensor, gradients), given),
+        )
         updates = [g * (1 if f is None else f) for g, f in zip(gradients, factors)]
         updates = np.stack(updates) + (decay or 0) * starts
+        slots = momentum * slots + updates
+        starts = starts - 0.1 * (momentum * slots + updates if nesterov else slots)
+    assert_all_close(variables, starts)
+    assert_all_close(momenta, slots)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("name", ["heavy_ball", "velocity"])
+def test_momentum_takes_rates_of_their_own(length, name, nesterov):
+    starts, slots = RNG.normal(size=(2, 3, 3, 4))
+    rates = np.array([0.1, 0.2, 0.4])
+    variables, momenta = (
+        [keras.Variable(x, dtype="float64") for x in xs] for xs in (starts, slots)
+    )
+    for gradients in RNG.normal(size=(2, 3, 3, 4)):
+        together(
+            lambda v, m, g, r: getattr(FUSED, name)(v, m, g, 0.9, r, 0.7, nesterov=nesterov),
+            (variables, momenta, map(torch.tensor, gradients), rates),
+        )
+        inside, outside = rates[:, None, None], -1.0
+        if name == "heavy_ball":
+            inside, outside = -1.0, inside
+        updates = -0.7 * inside * gradients
         slots = 0.9 * slots + updates
-        starts = starts - 0.1 * (0.9 * slots + updates if nesterov else slots)
-    for found, expected in ((variables, starts), (momenta, slots)):
-        found = [keras.ops.convert_to_numpy(x) for x in found]
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+        starts = starts - outside * (0.9 * slots + updates if nesterov else slots)
+    assert_all_close(variables, starts)
+    assert_all_close(momenta, slots)
 
 
 @pytest.mark.parametrize(

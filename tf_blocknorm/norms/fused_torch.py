@@ -24,7 +24,8 @@ def sizes(blocks, norm):
     if norm not in _ORDERS or any(block.per_unit for block in blocks):
         return None
     order = _ORDERS[norm]
-    tensors = [_short(x, order) for block in blocks for x in block.tensors]
+    most, every = _SHORT[order], [x for block in blocks for x in block.tensors]
+    tensors = [x if x.numel() <= most or not x.is_cpu else _short(x, order) for x in every]
     found = torch.stack(torch._foreach_norm(tensors, order))
     if len(tensors) > len(blocks):
         parts = found.split([len(block.tensors) for block in blocks])
@@ -38,16 +39,16 @@ def sizes(blocks, norm):
 
 def _short(x, order):
     """A tensor of the same norm, which torch computes well."""
-    if x.numel() <= _SHORT[order] or x.device.type != "cpu":
-        return x
     if order == math.inf:
         return torch.stack(torch.aminmax(x))
     x = x.reshape(-1)
     if order == 1:
         return torch.stack([part.abs().sum() for part in x.split(_PART)])
-    whole = len(x) - len(x) % _ROW
-    rows = torch.linalg.vector_norm(x[:whole].view(-1, _ROW), dim=1)
-    return _short(torch.cat([rows, x[whole:]]), order)
+    while len(x) > _SHORT[order]:
+        whole = len(x) - len(x) % _ROW
+        rows = torch.linalg.vector_norm(x[:whole].view(-1, _ROW), dim=1)
+        x = torch.cat([rows, x[whole:]])
+    return x
 
 
 def sum_of_squares(x, axes):

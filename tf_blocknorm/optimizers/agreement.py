@@ -67,7 +67,7 @@ def compare(partition, indices, gradients, past, decay, assign, add=None):
         mixed = (decay * lengths) ** 2 + (1.0 - decay) * (2.0 * decay * products + (1.0 - decay))
         own = where(inverses == 0, decay * lengths, own * ops.sqrt(ops.maximum(mixed, 0.0)))
     own = partition.scatter(members, ops.cast(own, all_lengths.dtype))
-    assign(past.lengths, ops.where(partition.mask(members), own, all_lengths))
+    assign(past.lengths, partition.where(members, own, all_lengths))
 
     # No length is negative; but so the averages change after the products, which XLA on JAX would
     # copy them for.

@@ -91,7 +91,7 @@ class Blockwise(Hooks):
 
     def _members(self, variables):
         """The blocks among these variables: from their names to lists of positions in the list."""
-        return self._partition.members([self._get_variable_index(v) for v in variables])
+        return self._partition.members(map(self._get_variable_index, variables))
 
     def _sizes(self, variables, groups):
         """The norms of the weights of the blocks: a vector."""
@@ -110,7 +110,8 @@ class Blockwise(Hooks):
             made, inverses = norms.unmultiplied(made, self.norm, epsilon, lengths, again)
             for group, block, inverse in zip(groups, made, norms.split(inverses, made)):
                 for position, tensor in zip(group, block.tensors):
-                    tensors[position] = rows.with_values(tensors[position], tensor)
+                    if tensor is not tensors[position]:
+                        tensors[position] = rows.with_values(tensors[position], tensor)
                     factors[position] = inverse
         return tensors, factors
 
@@ -131,9 +132,7 @@ class Blockwise(Hooks):
         """What `on_gradients` returns: multiplied here, or by the fused update of the variable."""
         if not self._scratch.fused:
             return [times(tensor, factor) for tensor, factor in zip(tensors, factors)]
-        self._scratch.factors = {
-            self._get_variable_index(v): f for v, f in zip(variables, factors) if f is not None
-        }
+        self._scratch.factors = dict(zip(map(self._get_variable_index, variables), factors))
         return tensors
 
     def factor(self, index):

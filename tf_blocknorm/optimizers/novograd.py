@@ -186,7 +186,6 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
 
     def on_gradients(self, gradients, variables):
         members = self._members(variables)
-        here = self._partition.mask(members)
 
         def lengths(sizes):
             size = self._partition.scatter(members, sizes)
@@ -194,7 +193,7 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
             # Of two squares neither of which overflows or underflows alone.
             new = ops.hypot(self.beta_2**0.5 * old, (1.0 - self.beta_2) ** 0.5 * size)
             new = where(old == 0, size, new)
-            divisor = new = ops.where(here, new, old)
+            divisor = new = self._partition.where(members, new, old)
             self._scratch.norms = [(self._norms, new)]
             if self.amsgrad:
                 divisor = ops.maximum(ops.cast(self._highest, size.dtype), new)

@@ -41,7 +41,7 @@ class Partition:
             None if skip or 0 in v.shape or _is_statistic(v) else name
             for name, skip, v in zip(blocks.assign(variables, block), skipped, variables)
         )
-        self._places, self._orders, labels, counts = {}, {}, [], []
+        self._places, self._orders, self._members, labels, counts = {}, {}, {}, [], []
         for name, group in self.members().items():
             start, shape = len(labels), variables[group[0]].shape
             entries = sum(math.prod(variables[i].shape) for i in group)
@@ -65,23 +65,25 @@ class Partition:
         Returns:
             A dict from names to lists of positions in `indices`.
         """
-        groups = {}
-        for position, index in enumerate(range(len(self.names)) if indices is None else indices):
-            name = self.names[index]
-            if name is not None:
-                groups.setdefault(name, []).append(position)
-        return groups
+        key = tuple(range(len(self.names)) if indices is None else indices)
+        if key not in self._members:
+            groups = {}
+            for position, index in enumerate(key):
+                name = self.names[index]
+                if name is not None:
+                    groups.setdefault(name, []).append(position)
+            self._members[key] = groups
+        return self._members[key]
 
     def make(self, tensors, groups):
         """The blocks of tensors: one `norms.Block` for each list of positions in `groups`."""
         return [self._block([tensors[i] for i in group]) for group in groups]
 
     def _block(self, tensors):
-        per_unit = self._units(tensors[0])
         entries = None
-        if any(map(rows.is_sparse, tensors)):
+        if rows.POSSIBLE and any(map(rows.is_sparse, tensors)):
             entries = sum(math.prod(x.shape) for x in tensors)
-        return norms.Block(list(map(rows.values, tensors)), per_unit, entries)
+        return norms.Block([rows.values(x) for x in tensors], self._units(tensors[0]), entries)
 
     def places(self, names):
         """Where the numbers of these blocks stand in a vector with one number per label.
@@ -93,32 +95,37 @@ class Partition:
 
     def order(self, names):
         """The same as positions: an array of integers, one for each number of these blocks."""
+        return self._order(names)[0]
+
+    def _order(self, names):
+        """Their positions, and whether these are all that there are, in order."""
         key = tuple(names)
         if key not in self._orders:
             places = np.arange(len(self.labels))
             found = [np.atleast_1d(places[place]) for place in self.places(names)]
-            self._orders[key] = np.concatenate([places[:0], *found])  # of no blocks, too
+            order = np.concatenate([places[:0], *found])  # of no blocks, too
+            self._orders[key] = order, np.array_equal(order, places)
         return self._orders[key]
 
-    def mask(self, names):
-        """For each label, whether it belongs to one of these blocks: an array of bools."""
+    def where(self, names, inside, outside):
+        """Of two vectors with one number per label: the first for these blocks, else the second."""
+        order, is_all = self._order(names)
+        if is_all:
+            return inside
         mask = np.zeros(len(self.labels), bool)
-        mask[self.order(names)] = True
-        return mask
+        mask[order] = True
+        return ops.where(mask, inside, outside)
 
     def gather(self, names, vector):
         """What these blocks have in a vector with one number per label."""
-        order = self.order(names)
-        return vector if self._is_all(order) else ops.take(vector, order)
+        order, is_all = self._order(names)
+        return vector if is_all else ops.take(vector, order)
 
     def scatter(self, names, vector):
         """The way back: a vector of what these blocks have, 0 or False for all others."""
-        order = self.order(names)
-        if self._is_all(order):
+        order, is_all = self._order(names)
+        if is_all:
             return vector
         source = np.full(len(self.labels), len(order))
         source[order] = np.arange(len(order))
         return ops.take(ops.concatenate([vector, ops.zeros((1,), vector.dtype)]), source)
-
-    def _is_all(self, order):
-        return np.array_equal(order, np.arange(len(self.labels)))

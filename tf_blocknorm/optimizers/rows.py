@@ -12,8 +12,9 @@ from keras import ops
 
 from tf_blocknorm import light
 
+POSSIBLE = keras.backend.backend() == "tensorflow"
 # Asked for every gradient, several times in a step.
-_BACKEND = keras.backend.backend()
+_ON_TORCH = keras.backend.backend() == "torch"
 
 # Entries of a variable; below, a dense gradient is made as fast as rows are told apart.
 LARGE = 2**20
@@ -21,7 +22,7 @@ LARGE = 2**20
 
 def is_sparse(gradient):
     """Whether a gradient consists of rows."""
-    if _BACKEND != "tensorflow":
+    if not POSSIBLE:
         return False
     import tensorflow as tf
 
@@ -75,7 +76,7 @@ def values(gradient):
     """The entries of a gradient that may be sparse, as a tensor."""
     if is_sparse(gradient):
         return gradient.values
-    if _BACKEND == "torch":  # where a conversion takes as long as the norm of a small tensor
+    if _ON_TORCH:  # where a conversion takes as long as the norm of a small tensor
         return light.value(gradient) if isinstance(gradient, keras.Variable) else gradient
     return ops.convert_to_tensor(gradient)
 

@@ -31,5 +31,5 @@ class TrustRatio(Blockwise):
         """Remember the ratios of these blocks, a vector; those of others stay."""
         if members:
             new = self._partition.scatter(members, ratios)
-            new = ops.where(self._partition.mask(members), new, ops.cast(self._ratios, new.dtype))
+            new = self._partition.where(members, new, ops.cast(self._ratios, new.dtype))
             self.assign(self._ratios, ops.cast(new, self._ratios.dtype))

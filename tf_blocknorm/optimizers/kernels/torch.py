@@ -34,6 +34,9 @@ __all__ = [
 ]
 
 _ENOUGH = 2**21  # entries
+# Entries up to which the operation behind `torch.optim.SGD(fused=True)`, of gradients multiplied
+# beforehand, takes less time on CPUs than one call for every term does, and half as long for 1000.
+_SHORT = 2**15
 _local = threading.local()
 
 
@@ -76,6 +79,10 @@ def _times(tensor, factor):
     return tensor if factor is None else tensor * _number(factor, tensor)
 
 
+def _is_short(tensor):
+    return tensor.numel() <= _SHORT and tensor.is_cpu
+
+
 def descend(variable, direction, rate, factor=None):
     """Variable -= rate * factor * direction."""
     tensors = (variable._value, _times(direction, factor), _number(rate, direction))
@@ -103,7 +110,8 @@ def _blend(slots, tensors, factors, decay):
 def velocity(variable, slot, gradient, momentum, rate, factor=None, nesterov=False):
     """Slot = momentum * slot - rate * factor * gradient; variable += slot (or from ahead)."""
     gradient, rate = _times(gradient, factor), _number(rate, gradient)
-    _later(_velocity, (variable._value, slot._value, gradient, rate), (momentum, nesterov))
+    function = _short_velocity if _is_short(gradient) else _velocity
+    _later(function, (variable._value, slot._value, gradient, rate), (momentum, nesterov))
 
 
 def _velocity(variables, slots, gradients, rates, momentum, nesterov):
@@ -114,14 +122,26 @@ def _velocity(variables, slots, gradients, rates, momentum, nesterov):
         torch._foreach_addcmul_(variables, gradients, rates, value=-1)
 
 
+def _short_velocity(variables, slots, gradients, rates, momentum, nesterov):
+    steps = torch._foreach_mul(gradients, rates)
+    _apply_sgd(variables, slots, steps, -1.0, momentum, nesterov, maximize=True)
+
+
 def heavy_ball(variable, slot, gradient, momentum, rate, factor=None, decay=None, nesterov=False):
     """Slot = momentum * slot + update; variable -= rate * slot (or from ahead).
 
     The update is the gradient times the factor, plus the variable times the decay.
     """
-    options = factor is not None, decay is not None, momentum, nesterov
-    numbers = [_number(x, gradient) for x in (rate, factor, decay)]
-    _later(_heavy_ball, (variable._value, slot._value, gradient, *numbers), options)
+    tensors = (
+        variable._value,
+        slot._value,
+        gradient,
+        _number(rate, gradient),
+        None if factor is None else _number(factor, gradient),
+        None if decay is None else _number(decay, gradient),
+    )
+    function = _short_heavy_ball if momentum and _is_short(gradient) else _heavy_ball
+    _later(function, tensors, (factor is not None, decay is not None, momentum, nesterov))
 
 
 def _heavy_ball(
@@ -152,6 +172,35 @@ def _heavy_ball(
     torch._foreach_addcmul_(variables, slots, rates, value=-momentum if nesterov else -1.0)
     if nesterov:
         torch._foreach_addcmul_(variables, gradients, rates, value=-1)
+
+
+def _short_heavy_ball(variables, slots, gradients, rates, factors, decays, *options):
+    if len({*map(id, rates)}) > 1 or len({*map(id, decays)}) > 1:  # as callbacks may want
+        _heavy_ball(variables, slots, gradients, rates, factors, decays, *options)
+        return
+    has_factors, has_decays, momentum, nesterov = options
+    if has_factors:
+        gradients = torch._foreach_mul(gradients, factors)
+    decay = float(decays[0]) if has_decays else 0.0
+    _apply_sgd(variables, slots, gradients, rates[0], momentum, nesterov, decay)
+
+
+def _apply_sgd(variables, slots, gradients, rate, momentum, nesterov, decay=0.0, maximize=False):
+    """torch's SGD in one pass; `maximize` changes the sign of the gradients."""
+    gradients = _in_order(gradients)
+    with _contiguous([variables, slots]) as (variables, slots):
+        torch._fused_sgd_(
+            variables,
+            gradients,
+            slots,
+            lr=rate,
+            momentum=momentum,
+            dampening=0.0,
+            weight_decay=decay,
+            nesterov=nesterov,
+            maximize=maximize,
+            is_first_step=False,
+        )
 
 
 def adam(
@@ -187,7 +236,7 @@ def _apply_adam(variables, gradients, slots, rate, beta_1, beta_2, epsilon):
     if rate.device.type != "cpu":  # whose kernels read a float32
         rate = rate.to(torch.float32)
     long_ago = torch.full((), 1e9, device=rate.device)  # so that it corrects nothing itself
-    gradients = [gradient.contiguous() for gradient in gradients]
+    gradients = _in_order(gradients)
     with _contiguous([variables, *slots]) as (variables, ms, vs, *v_hats):
         torch._fused_adam_(
             variables,
@@ -206,15 +255,22 @@ def _apply_adam(variables, gradients, slots, rate, beta_1, beta_2, epsilon):
         )
 
 
+def _in_order(tensors):
+    if all(map(torch.Tensor.is_contiguous, tensors)):
+        return tensors
+    return [x.contiguous() for x in tensors]
+
+
 @contextlib.contextmanager
 def _contiguous(lists):
     """Lists of tensors for an operation that takes their memory as it comes, and changes them."""
-    ordered = [[x.contiguous() for x in tensors] for tensors in lists]
+    ordered = list(map(_in_order, lists))
     yield ordered
     for tensors, copies in zip(lists, ordered):
-        for x, copy in zip(tensors, copies):
-            if copy is not x:
-                x.copy_(copy)
+        if copies is not tensors:
+            for x, copy in zip(tensors, copies):
+                if copy is not x:
+                    x.copy_(copy)
 
 
 def adam_scalars(epsilon, correction_1, correction_2):
