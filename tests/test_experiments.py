@@ -11,6 +11,7 @@ import pytest
 from resuming import whole_and_resumed
 
 from tf_blocknorm.experiments import (
+    batch_statistics,
     commands,
     data,
     figures,
@@ -361,6 +362,31 @@ def test_callbacks_are_shown_examples_from_all_over_the_data():
     assert callback.inputs.tolist() == list(range(90))
     (callback,) = recipes.RECIPES["BackMatching-static"].make_callbacks(np.arange(90))
     assert callback.inputs is None
+
+
+def test_statistics_of_batch_normalisation_are_those_of_the_examples():
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(1.0, 2.0, size=(60, 3)).astype("float32"), rng.integers(2, size=60)
+    shown, layers = x[::2], []
+    for _ in range(3):
+        layers.append(keras.layers.Dense(4, "relu"))
+        layers.append(keras.layers.BatchNormalization(momentum=0.75))
+    model = keras.Sequential([keras.Input((3,)), *layers, keras.layers.Dense(2)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1), loss=loss)
+    callback = batch_statistics.BatchStatistics(shown)
+    model.fit(x, y, 10, 4, verbose=0, validation_data=(x, y), callbacks=[callback])
+
+    found = shown.astype("float64")
+    for dense, norm in zip(layers[::2], layers[1::2]):
+        kernel, bias = dense.get_weights()
+        found = np.maximum(found @ kernel + bias, 0.0)
+        gamma, beta, mean, variance = norm.get_weights()
+        np.testing.assert_allclose(mean, found.mean(0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(variance, found.var(0), rtol=1e-4, atol=1e-5)
+        found = (found - found.mean(0)) / np.sqrt(found.var(0) + norm.epsilon) * gamma + beta
+        assert norm.momentum == 0.75
 
 
 @pytest.mark.parametrize("method", ["BackMatching", "BackMatching-min"])

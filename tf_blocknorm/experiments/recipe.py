@@ -17,8 +17,8 @@ class Recipe:
         arguments: What the class takes besides the rate.
         label: What tables and figures call it.
         grid: Rates that `tf-blocknorm sweep` starts from; one for a method that is not tuned.
-        callbacks: Names of classes in `tf_blocknorm`, each with its arguments. A number given as
-            `inputs` stands for so many training examples.
+        callbacks: Names of classes in `tf_blocknorm`, or `"BatchStatistics"`, each with its
+            arguments. A number given as `inputs` stands for so many training examples.
         rate: The argument that the rate is given as; None for a method that takes none. If it is
             not `"learning_rate"`, the learning rate falls from 1 and multiplies it.
         schedule: `LINEAR` for one that the run may choose, or `OWN` for a float.
@@ -73,6 +73,7 @@ class Recipe:
     def make_callbacks(self, examples=()):
         """Return the callbacks; `examples` are those of the training data."""
         import tf_blocknorm
+        from tf_blocknorm.experiments.batch_statistics import BatchStatistics
 
         made = []
         for name, options in self.callbacks.items():
@@ -80,5 +81,6 @@ class Recipe:
             if "inputs" in options:  # from all over the data, which may be in order
                 count = options["inputs"]
                 shown["inputs"] = examples[:: max(1, len(examples) // count)][:count]
-            made.append(getattr(tf_blocknorm, name)(**{**options, **shown}))
+            cls = BatchStatistics if name == "BatchStatistics" else getattr(tf_blocknorm, name)
+            made.append(cls(**{**options, **shown}))
         return made
