@@ -122,9 +122,11 @@ def _measure(blocks, norm, keep=True, anew=None):
     # would merge it with the division into one factor, which is subnormal for entries beyond
     # 2**126.
     tensors, sizes, factors = cond(usual, as_they_are, look_again)
-    pairs = zip(tensors, blocks)
-    scaled_blocks = [block if block.tensors is x else block.of(x) for x, block in pairs]
-    return scaled_blocks or None, sizes, factors
+    if not keep:
+        return None, sizes, factors
+    if tensors[0] is not blocks[0].tensors:  # where a condition takes them along
+        blocks = [block.of(x) for block, x in zip(blocks, tensors)]
+    return blocks, sizes, factors
 
 
 def sizes(blocks, norm):

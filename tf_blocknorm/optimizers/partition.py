@@ -77,13 +77,14 @@ class Partition:
 
     def make(self, tensors, groups):
         """The blocks of tensors: one `norms.Block` for each list of positions in `groups`."""
-        return [self._block([tensors[i] for i in group]) for group in groups]
-
-    def _block(self, tensors):
-        entries = None
-        if rows.POSSIBLE and any(map(rows.is_sparse, tensors)):
-            entries = sum(math.prod(x.shape) for x in tensors)
-        return norms.Block([rows.values(x) for x in tensors], self._units(tensors[0]), entries)
+        made = []
+        for group in groups:
+            members, entries = [tensors[i] for i in group], None
+            if rows.POSSIBLE and any(map(rows.is_sparse, members)):
+                entries = sum(math.prod(x.shape) for x in members)
+            values = [rows.values(x) for x in members]
+            made.append(norms.Block(values, self._units(members[0]), entries))
+        return made
 
     def places(self, names):
         """Where the numbers of these blocks stand in a vector with one number per label.

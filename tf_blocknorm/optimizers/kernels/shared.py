@@ -23,7 +23,9 @@ def fits(dtype, tensor, *scalars):
 
 def parts(items, sizes, least):
     """The items in lists, in their order: a new one begins once that before has reached a size."""
-    made, filled = [[]], 0
+    if sizes and sum(sizes) <= least:
+        return [list(items)]
+    made, filled = [], least
     for item, size in zip(items, sizes):
         if filled >= least:
             made.append([])

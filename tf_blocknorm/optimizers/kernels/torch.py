@@ -49,11 +49,21 @@ def together():
         yield
         with torch.no_grad():
             for (function, options, _, _), rows in waiting.items():
-                # In turns, so that temporary tensors find the memory of those before in the cache.
-                for part in parts(rows, [row[0].numel() for row in rows], _ENOUGH):
-                    function(*map(list, zip(*part)), *options)
+                _carry_out(function, options, rows)
     finally:
         _local.waiting = _local.shared = None
+
+
+def _carry_out(function, options, rows):
+    short, long = [], rows
+    if function in _OF_SHORT and rows[0][0].is_cpu:
+        long = []
+        for row in rows:
+            (short if row[0].numel() <= _SHORT else long).append(row)
+    for call, some in ((_OF_SHORT.get(function), short), (function, long)):
+        # In turns, so that temporary tensors find the memory of those before in the cache.
+        for part in parts(some, [row[0].numel() for row in some], _ENOUGH):
+            call(*map(list, zip(*part)), *options)
 
 
 def _later(function, tensors, options=()):
@@ -77,10 +87,6 @@ def _number(value, like):
 
 def _times(tensor, factor):
     return tensor if factor is None else tensor * _number(factor, tensor)
-
-
-def _is_short(tensor):
-    return tensor.numel() <= _SHORT and tensor.is_cpu
 
 
 def descend(variable, direction, rate, factor=None):
@@ -110,8 +116,7 @@ def _blend(slots, tensors, factors, decay):
 def velocity(variable, slot, gradient, momentum, rate, factor=None, nesterov=False):
     """Slot = momentum * slot - rate * factor * gradient; variable += slot (or from ahead)."""
     gradient, rate = _times(gradient, factor), _number(rate, gradient)
-    function = _short_velocity if _is_short(gradient) else _velocity
-    _later(function, (variable._value, slot._value, gradient, rate), (momentum, nesterov))
+    _later(_velocity, (variable._value, slot._value, gradient, rate), (momentum, nesterov))
 
 
 def _velocity(variables, slots, gradients, rates, momentum, nesterov):
@@ -140,8 +145,7 @@ def heavy_ball(variable, slot, gradient, momentum, rate, factor=None, decay=None
         None if factor is None else _number(factor, gradient),
         None if decay is None else _number(decay, gradient),
     )
-    function = _short_heavy_ball if momentum and _is_short(gradient) else _heavy_ball
-    _later(function, tensors, (factor is not None, decay is not None, momentum, nesterov))
+    _later(_heavy_ball, tensors, (factor is not None, decay is not None, momentum, nesterov))
 
 
 def _heavy_ball(
@@ -175,10 +179,11 @@ def _heavy_ball(
 
 
 def _short_heavy_ball(variables, slots, gradients, rates, factors, decays, *options):
-    if len({*map(id, rates)}) > 1 or len({*map(id, decays)}) > 1:  # as callbacks may want
+    has_factors, has_decays, momentum, nesterov = options
+    # Callbacks may want a rate for each.
+    if not momentum or len({*map(id, rates)}) > 1 or len({*map(id, decays)}) > 1:
         _heavy_ball(variables, slots, gradients, rates, factors, decays, *options)
         return
-    has_factors, has_decays, momentum, nesterov = options
     if has_factors:
         gradients = torch._foreach_mul(gradients, factors)
     decay = float(decays[0]) if has_decays else 0.0
@@ -201,6 +206,9 @@ def _apply_sgd(variables, slots, gradients, rate, momentum, nesterov, decay=0.0,
             maximize=maximize,
             is_first_step=False,
         )
+
+
+_OF_SHORT = {_velocity: _short_velocity, _heavy_ball: _short_heavy_ball}
 
 
 def adam(
