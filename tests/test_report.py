@@ -132,11 +132,7 @@ def test_the_committed_results(committed):
             assert f"`{record['command']}`" in text
             assert (committed / "report" / f"{path.stem}.png").exists()
         else:
-            assert path.name in (
-                "inputs.json",
-                "speed.json",
-                "speed-torch.json",
-            )  # of the benchmarks
+            assert path.name in ("inputs.json", "speed.json")  # of the benchmarks
     for kind in entries.ORDER:
         assert f"({kind})" in text
 
