@@ -57,7 +57,7 @@ def _ratios(result):
         return None
     handles, labels = panels[0].get_legend_handles_labels()
     if handles:
-        panels[1].legend(handles, labels, frameon=False, fontsize=9, loc="lower right")
+        figure.legend(handles, labels, frameon=False, fontsize=9, loc="upper right")
     return figure
 
 

@@ -12,8 +12,8 @@ from keras import ops
 
 from tf_blocknorm import light
 
-POSSIBLE = keras.backend.backend() == "tensorflow"
 # Asked for every gradient, several times in a step.
+POSSIBLE = keras.backend.backend() == "tensorflow"  # whether there are sparse gradients
 _ON_TORCH = keras.backend.backend() == "torch"
 
 # Entries of a variable; below, a dense gradient is made as fast as rows are told apart.

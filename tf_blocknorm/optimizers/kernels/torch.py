@@ -55,6 +55,7 @@ def together():
 
 
 def _carry_out(function, options, rows):
+    """One function for all who asked for it, each with a row of tensors."""
     short, long = [], rows
     if function in _OF_SHORT and rows[0][0].is_cpu:
         long = []
@@ -208,6 +209,7 @@ def _apply_sgd(variables, slots, gradients, rate, momentum, nesterov, decay=0.0,
         )
 
 
+# What does the same for short tensors.
 _OF_SHORT = {_velocity: _short_velocity, _heavy_ball: _short_heavy_ball}
 
 
@@ -264,6 +266,7 @@ def _apply_adam(variables, gradients, slots, rate, beta_1, beta_2, epsilon):
 
 
 def _in_order(tensors):
+    """The same tensors, or copies where some have their memory in another order than their axes."""
     if all(map(torch.Tensor.is_contiguous, tensors)):
         return tensors
     return [x.contiguous() for x in tensors]
