@@ -32,10 +32,9 @@ def turns(contenders, rounds, seconds, before=None):
         return timed(contenders[name])
 
     times = {name: [] for name in contenders}
+    # The caches as its predecessor leaves them, which in the first round are others'.
     for name in contenders:
-        turn(
-            name
-        )  # The caches as its predecessor leaves them, which in the first round are others'.
+        turn(name)
     began = time.perf_counter()
     for done in range(rounds):
         if done >= LEAST_ROUNDS and time.perf_counter() - began > seconds:

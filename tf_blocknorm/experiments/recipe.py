@@ -73,7 +73,7 @@ class Recipe:
     def make_callbacks(self, examples=()):
         """Return the callbacks; `examples` are those of the training data."""
         import tf_blocknorm
-        from tf_blocknorm.experiments.batch_statistics import BatchStatistics
+        from tf_blocknorm.experiments import batch_statistics
 
         made = []
         for name, options in self.callbacks.items():
@@ -81,6 +81,6 @@ class Recipe:
             if "inputs" in options:  # from all over the data, which may be in order
                 count = options["inputs"]
                 shown["inputs"] = examples[:: max(1, len(examples) // count)][:count]
-            cls = BatchStatistics if name == "BatchStatistics" else getattr(tf_blocknorm, name)
+            cls = getattr(tf_blocknorm, name, None) or getattr(batch_statistics, name)
             made.append(cls(**{**options, **shown}))
         return made

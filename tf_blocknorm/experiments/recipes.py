@@ -41,12 +41,6 @@ def _with_callback(name, rate="learning_rate", norm="max", **options):
     return Recipe("BlockNormSGD", {"norm": norm}, label, ANY, {name: options}, rate, OWN)
 
 
-def _measured(optimizer, arguments, label):
-    """A method whose batch normalisation is evaluated with statistics of 10 000 examples."""
-    shown = {"BatchStatistics": {"inputs": 10_000}}
-    return Recipe(optimizer, arguments, f"{label}, measured statistics", GRID, shown)
-
-
 _TOLD = ("signal", "steps")
 _MUON_OF_CONVOLUTIONS = {
     "flatten_layers": ["conv"],
@@ -81,9 +75,6 @@ RECIPES = {
         {"norm": "max", "block": "layer"},
         "BlockNormSGD, max norm per layer",
         GRID,
-    ),
-    "BlockNormSGD-layer-measured": _measured(
-        "BlockNormSGD", {"norm": "max", "block": "layer"}, "BlockNormSGD, max norm per layer"
     ),
     "BlockNormSGD-unit": Recipe(
         "BlockNormSGD",
@@ -130,7 +121,6 @@ RECIPES = {
     ),
     "BlockNormRMSprop": Recipe("BlockNormRMSprop", {}, "BlockNormRMSprop", SMALL_GRID),
     "Adam": Recipe("Adam", {}, "Adam", GRID),
-    "Adam-measured": _measured("Adam", {}, "Adam"),
     "AdamW": Recipe("AdamW", {}, "AdamW", SMALL_GRID),
     "AdamW-0.05": _with_decay("AdamW", 0.05),
     "RMSprop": Recipe("RMSprop", {}, "RMSprop", SMALL_GRID),
@@ -219,6 +209,14 @@ RECIPES = {
         "LearningRateFinder", None, then="train", signal="correlation"
     ),
 }
+
+# The same, with batch normalisation evaluated with statistics of 10 000 examples.
+for _name in ("BlockNormSGD-layer", "Adam"):
+    RECIPES[f"{_name}-measured"] = dataclasses.replace(
+        RECIPES[_name],
+        label=f"{RECIPES[_name].label}, measured statistics",
+        callbacks={"BatchStatistics": {"inputs": 10_000}},
+    )
 
 # What `run` and `sweep` compare, and `run large-batch`, unless told otherwise.
 COMPARED = ("BlockNormSGD", "Adam", "SGD")

@@ -3,7 +3,7 @@
 What is asked for one variable waits until the step has asked for all (`together`); then variables
 of one dtype and device, with the same options, are updated in place by a handful of
 `torch._foreach_*` calls (on GPUs single kernels wherever all tensors take the same number), and by
-the operation behind `torch.optim.Adam(fused=True)`.
+the operations of `torch_fused`.
 
 Variables are read as `_value`: `value` looks for scopes that change what it returns, of which there
 are none in a step that is fused, and takes as long for that as an update of a small variable.
@@ -17,7 +17,7 @@ import torch
 from keras import ops
 
 from tf_blocknorm.light import standard
-from tf_blocknorm.optimizers.kernels import shared
+from tf_blocknorm.optimizers.kernels import shared, torch_fused
 from tf_blocknorm.optimizers.kernels.shared import fits, parts, rates
 
 __all__ = [
@@ -130,7 +130,7 @@ def _velocity(variables, slots, gradients, rates, momentum, nesterov):
 
 def _short_velocity(variables, slots, gradients, rates, momentum, nesterov):
     steps = torch._foreach_mul(gradients, rates)
-    _apply_sgd(variables, slots, steps, -1.0, momentum, nesterov, maximize=True)
+    torch_fused.sgd(variables, slots, steps, -1.0, momentum, nesterov, maximize=True)
 
 
 def heavy_ball(variable, slot, gradient, momentum, rate, factor=None, decay=None, nesterov=False):
@@ -138,15 +138,9 @@ def heavy_ball(variable, slot, gradient, momentum, rate, factor=None, decay=None
 
     The update is the gradient times the factor, plus the variable times the decay.
     """
-    tensors = (
-        variable._value,
-        slot._value,
-        gradient,
-        _number(rate, gradient),
-        None if factor is None else _number(factor, gradient),
-        None if decay is None else _number(decay, gradient),
-    )
-    _later(_heavy_ball, tensors, (factor is not None, decay is not None, momentum, nesterov))
+    options = factor is not None, decay is not None, momentum, nesterov
+    numbers = _number(rate, gradient), _number(factor, gradient), _number(decay, gradient)
+    _later(_heavy_ball, (variable._value, slot._value, gradient, *numbers), options)
 
 
 def _heavy_ball(
@@ -188,25 +182,7 @@ def _short_heavy_ball(variables, slots, gradients, rates, factors, decays, *opti
     if has_factors:
         gradients = torch._foreach_mul(gradients, factors)
     decay = float(decays[0]) if has_decays else 0.0
-    _apply_sgd(variables, slots, gradients, rates[0], momentum, nesterov, decay)
-
-
-def _apply_sgd(variables, slots, gradients, rate, momentum, nesterov, decay=0.0, maximize=False):
-    """torch's SGD in one pass; `maximize` changes the sign of the gradients."""
-    gradients = _in_order(gradients)
-    with _contiguous([variables, slots]) as (variables, slots):
-        torch._fused_sgd_(
-            variables,
-            gradients,
-            slots,
-            lr=rate,
-            momentum=momentum,
-            dampening=0.0,
-            weight_decay=decay,
-            nesterov=nesterov,
-            maximize=maximize,
-            is_first_step=False,
-        )
+    torch_fused.sgd(variables, slots, gradients, rates[0], momentum, nesterov, decay)
 
 
 # What does the same for short tensors.
@@ -238,50 +214,7 @@ def _adam(variables, gradients, *more):
     *slots, scalars, has_factors = more
     if has_factors:
         gradients = torch._foreach_mul(gradients, slots.pop())
-    _apply_adam(variables, gradients, slots, *scalars)
-
-
-def _apply_adam(variables, gradients, slots, rate, beta_1, beta_2, epsilon):
-    """torch's Adam in one pass, of averages whose bias the rate corrects."""
-    if rate.device.type != "cpu":  # whose kernels read a float32
-        rate = rate.to(torch.float32)
-    long_ago = torch.full((), 1e9, device=rate.device)  # so that it corrects nothing itself
-    gradients = _in_order(gradients)
-    with _contiguous([variables, *slots]) as (variables, ms, vs, *v_hats):
-        torch._fused_adam_(
-            variables,
-            gradients,
-            ms,
-            vs,
-            v_hats[0] if v_hats else [],
-            [long_ago] * len(variables),
-            lr=rate,
-            beta1=beta_1,
-            beta2=beta_2,
-            weight_decay=0.0,
-            eps=epsilon,
-            amsgrad=bool(v_hats),
-            maximize=False,
-        )
-
-
-def _in_order(tensors):
-    """The same tensors, or copies where some have their memory in another order than their axes."""
-    if all(map(torch.Tensor.is_contiguous, tensors)):
-        return tensors
-    return [x.contiguous() for x in tensors]
-
-
-@contextlib.contextmanager
-def _contiguous(lists):
-    """Lists of tensors for an operation that takes their memory as it comes, and changes them."""
-    ordered = list(map(_in_order, lists))
-    yield ordered
-    for tensors, copies in zip(lists, ordered):
-        if copies is not tensors:
-            for x, copy in zip(tensors, copies):
-                if copy is not x:
-                    x.copy_(copy)
+    torch_fused.adam(variables, gradients, slots, *scalars)
 
 
 def adam_scalars(epsilon, correction_1, correction_2):
@@ -302,4 +235,4 @@ def adam_direction(m, v, gradient, beta_1, beta_2, epsilon, rate, start=None):
 
 
 def _directions(results, gradients, ms, vs, scalars):
-    _apply_adam(results, gradients, (ms, vs), *scalars)
+    torch_fused.adam(results, gradients, (ms, vs), *scalars)
