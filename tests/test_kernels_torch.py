@@ -164,11 +164,18 @@ def length(request, monkeypatch):
         monkeypatch.setattr(FUSED, "_SHORT", 0)
 
 
-def together(function, lists):
-    """The function of each row of these lists, in one step."""
-    with FUSED.together():
-        for row in zip(*lists):
-            function(*row)
+@pytest.fixture(params=["at once", "one by one"])
+def together(request):
+    """A function of lists, in one step: of the lists, or of each row, as lists of one."""
+
+    def call(function, lists):
+        lists = list(map(list, lists))
+        rows = [[[x] for x in row] for row in zip(*lists)]
+        with FUSED.together():
+            for some in [lists] if request.param == "at once" else rows:
+                function(*some)
+
+    return call
 
 
 def assert_all_close(variables, expected):
@@ -179,7 +186,7 @@ def assert_all_close(variables, expected):
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("decay", [None, 0.3])
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
-def test_momentum_takes_factors_and_decay(length, momentum, decay, nesterov):
+def test_momentum_takes_factors_and_decay(length, together, momentum, decay, nesterov):
     """Factors of any shape, in the same call with what has none."""
     factors = [None, 0.7, RNG.uniform(0.5, 2, size=4), RNG.uniform(0.5, 2, size=(3, 1))]
     given = [torch.tensor(f) if isinstance(f, np.ndarray) else f for f in factors]
@@ -189,8 +196,8 @@ def test_momentum_takes_factors_and_decay(length, momentum, decay, nesterov):
     )
     for gradients in RNG.normal(size=(2, 4, 3, 4)):
         together(
-            lambda v, m, g, f: FUSED.heavy_ball(v, m, g, momentum, 0.1, f, decay, nesterov),
-            (variables, momenta, map(torch.tensor, gradients), given),
+            lambda v, m, g, *rest: FUSED.heavy_ball(v, m, g, momentum, *rest, nesterov),
+            (variables, momenta, map(torch.tensor, gradients), [0.1] * 4, given, [decay] * 4),
         )
         updates = [g * (1 if f is None else f) for g, f in zip(gradients, factors)]
         updates = np.stack(updates) + (decay or 0) * starts
@@ -202,16 +209,16 @@ def test_momentum_takes_factors_and_decay(length, momentum, decay, nesterov):
 
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("name", ["heavy_ball", "velocity"])
-def test_momentum_takes_rates_of_their_own(length, name, nesterov):
+def test_momentum_takes_rates_of_their_own(length, together, name, nesterov):
     starts, slots = RNG.normal(size=(2, 3, 3, 4))
-    rates = np.array([0.1, 0.2, 0.4])
+    rates, decays = np.array([0.1, 0.2, 0.4]), [[None] * 3] if name == "heavy_ball" else []
     variables, momenta = (
         [keras.Variable(x, dtype="float64") for x in xs] for xs in (starts, slots)
     )
     for gradients in RNG.normal(size=(2, 3, 3, 4)):
         together(
-            lambda v, m, g, r: getattr(FUSED, name)(v, m, g, 0.9, r, 0.7, nesterov=nesterov),
-            (variables, momenta, map(torch.tensor, gradients), rates),
+            lambda v, m, g, *rest: getattr(FUSED, name)(v, m, g, 0.9, *rest, nesterov=nesterov),
+            (variables, momenta, map(torch.tensor, gradients), rates, [0.7] * 3, *decays),
         )
         inside, outside = rates[:, None, None], -1.0
         if name == "heavy_ball":
@@ -269,6 +276,40 @@ def test_variables_of_two_dtypes():
         expected = before - 0.5 * 2.9 * gradient / np.linalg.norm(gradient)
         found = keras.ops.convert_to_numpy(variable)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make", [tfb.BlockNormSGD, tfb.BlockNormAdam, tfb.NovoGrad, tfb.LARS, tfb.LAMB]
+)
+@pytest.mark.parametrize("of_a_subclass", [True, False])
+def test_an_update_step_in_place_of_ours_sees_every_variable(make, of_a_subclass):
+    """What is done for all variables at once must not go past it."""
+    seen = []
+
+    def halved(update_step):
+        def method(gradient, variable, learning_rate):
+            seen.append(variable)
+            update_step(gradient, variable, 0.5 * learning_rate)
+
+        return method
+
+    class Halved(make):
+        def update_step(self, gradient, variable, learning_rate):
+            halved(super().update_step)(gradient, variable, learning_rate)
+
+    optimizer = (Halved if of_a_subclass else make)(0.1)
+    if not of_a_subclass:
+        optimizer.update_step = halved(optimizer.update_step)
+    starts, gradients = RNG.normal(size=(2, 3, 2, 4)).astype("float32")
+    variables = [keras.Variable(x) for x in starts]
+    optimizer.apply([torch.from_numpy(g) for g in gradients], variables)
+    assert seen == variables
+
+    expected = make(0.1 if make is tfb.LAMB else 0.05)  # which moves in `on_updates`
+    others = [keras.Variable(x) for x in starts]
+    expected.apply([torch.from_numpy(g) for g in gradients], others)
+    for variable, other in zip(variables, others):
+        np.testing.assert_allclose(variable.numpy(), other.numpy(), rtol=1e-5)
 
 
 def test_after_an_error_nothing_is_left_over():

@@ -10,7 +10,6 @@ from tf_blocknorm import norms
 from tf_blocknorm.optimizers import taps
 from tf_blocknorm.optimizers.base import BlockNormalized
 from tf_blocknorm.optimizers.partition import Partition
-from tf_blocknorm.optimizers.rows import times
 
 
 class Quotient(taps.Tap):
@@ -160,7 +159,8 @@ class Quotient(taps.Tap):
         optimizer, gain = self.optimizer, 1.0
         if isinstance(optimizer, BlockNormalized):
             plain = [ops.convert_to_tensor(g) for g in self.state.gradients]
-            unit = [times(*pair) for pair in zip(*optimizer._unit(plain, list(self.made_for)))]
+            tensors, factors = optimizer._unit(plain, list(self.made_for))
+            unit = factors.on(tensors)
             sizes = [norms.sizes(self._blocks(x), "l2") for x in (plain, unit)]
             gain = ops.cast(sizes[0], "float32") / ops.cast(sizes[1], "float32")
             if optimizer.normalize == "update":

@@ -286,11 +286,12 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
             momenta = (1.0 - update) * self._momenta - update * cosines
             self.assign(self._momenta, ops.clip(momenta, 0.0, 1.0))
 
-    def _blend(self, index, slot, direction, factor, decay):
-        if self._fits(index, direction, factor):
-            FUSED.blend(slot, direction, factor, decay)
-        else:
-            agreement.blend(self.assign, slot, direction, factor, decay)
+    def _blend(self, indices, slots, directions, factors, decay):
+        if self._fit(indices, directions, *factors):
+            FUSED.blend(slots, directions, factors, decay)
+            return
+        for row in zip(slots, directions, factors):
+            agreement.blend(self.assign, *row, decay)
 
     def get_config(self):
         config = super().get_config()

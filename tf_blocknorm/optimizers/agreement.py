@@ -40,14 +40,13 @@ def compare(partition, indices, gradients, past, decay, assign, add=None):
         past: `Past`.
         decay: of the average: 0 compares with the last gradient alone.
         assign: function `(slot, value)`.
-        add: function `(index, slot, direction, factor, decay)` that does for the variable of this
-            index what `blend` does. Defaults to `blend`.
+        add: function `(indices, slots, directions, factors, decay)` that does for the variables of
+            these indices what `blend` does for one. Defaults to `blend` for each.
 
     Returns:
         Two vectors with one entry per label of the partition: the cosines, 0 where there is none;
         and whether there is one: neither side is zero or not a number.
     """
-    add = add or (lambda index, *rest: blend(assign, *rest))
     members = partition.members(indices)
     groups = list(members.values())
     slots = [past.averages[index] for index in indices]
@@ -72,9 +71,16 @@ def compare(partition, indices, gradients, past, decay, assign, add=None):
     # No length is negative; but so the averages change after the products, which XLA on JAX would
     # copy them for.
     factors = (1.0 - decay) * where(lengths < 0, products, inverses)
-    for group, block, factor in zip(groups, scaled, norms.split(factors, scaled)):
-        for position, direction in zip(group, block.tensors):
-            add(indices[position], slots[position], direction, factor, decay)
+    rows = [
+        (indices[position], slots[position], direction, factor)
+        for group, block, factor in zip(groups, scaled, norms.split(factors, scaled))
+        for position, direction in zip(group, block.tensors)
+    ]
+    if add and rows:
+        add(*map(list, zip(*rows)), decay)
+    else:
+        for _, *row in rows:
+            blend(assign, *row, decay)
     return partition.scatter(members, cosines), partition.scatter(members, known)
 
 

@@ -5,6 +5,8 @@ own code, slots, arguments and order of state. What it sees as the gradient, or 
 step, changes.
 """
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -12,6 +14,7 @@ from keras import ops
 from tf_blocknorm import norms
 from tf_blocknorm.optimizers import arguments, rows
 from tf_blocknorm.optimizers.blockwise import Blockwise
+from tf_blocknorm.optimizers.factors import Factors
 from tf_blocknorm.optimizers.hooks import Visit, split_replicas
 from tf_blocknorm.optimizers.kernels.rules import KERAS_RULES
 from tf_blocknorm.optimizers.recorder import RecordsDirection
@@ -108,15 +111,23 @@ class BlockNormalized(RecordsDirection, Blockwise):
             and self.block != "unit"
         )
 
+    def fused_rule(self):
+        alone = self.normalize == "gradient" and not self.noise
+        return self._fused_keras_rule(super().update_step) if alone else None
+
+    def _fused_keras_rule(self, update_step):
+        rule = KERAS_RULES.get(update_step.__func__)
+        return rule and functools.partial(rule, self)
+
     def _wrapped_step(self, index, gradient, variable, learning_rate):
         if rows.is_sparse(gradient):
             step = times(times(gradient, learning_rate), self.factor(index))
             self.assign_sub(variable, step)
             return
-        if self._fits(index, gradient, learning_rate):
-            rule = KERAS_RULES.get(super().update_step.__func__)
+        if self._fit([index], [gradient], learning_rate):
+            rule = self._fused_keras_rule(super().update_step)
             if rule:
-                rule(self, index, gradient, variable, learning_rate)
+                rule([index], [gradient], [variable], learning_rate)
                 return
         super().update_step(times(gradient, self.factor(index)), variable, learning_rate)
 
@@ -129,15 +140,14 @@ class BlockNormalized(RecordsDirection, Blockwise):
 
     def _finish(self, visits, noises, learning_rate):
         variables = [visit.variable for visit in visits]
-        directions = [visit.direction for visit in visits]
-        factors = [None] * len(visits)
+        directions, factors = [visit.direction for visit in visits], Factors(len(visits))
         if self.normalize == "update":
             directions, factors = self._unit(directions, variables)
         if self.noise:
             noises = self._at_scale(noises, variables)
-            triples = zip(directions, factors, noises)
+            triples = zip(directions, factors.each, noises)
             directions = [n if d is None else ops.add(times(d, f), n) for d, f, n in triples]
-            factors = [None] * len(visits)
+            factors = Factors(len(visits))
         self._move_all(variables, directions, learning_rate, factors)
 
     def _lengths(self, variables, groups):
@@ -151,7 +161,7 @@ class BlockNormalized(RecordsDirection, Blockwise):
         return ops.maximum(sizes, floors)
 
     def _unit(self, tensors, variables):
-        """Tensors, and the factors that bring every block to its length."""
+        """Tensors, and the `Factors` that bring every block to its length."""
         groups = list(self._members(variables).values())
         lengths = self._lengths(variables, groups) if groups else None
         return self._unmultiplied(tensors, groups, lengths, self.norm_epsilon)

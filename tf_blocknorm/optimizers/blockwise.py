@@ -9,6 +9,7 @@ from keras import ops
 from tf_blocknorm import blocks, norms, saving
 from tf_blocknorm.light import cast
 from tf_blocknorm.optimizers import arguments, rows
+from tf_blocknorm.optimizers.factors import Factors
 from tf_blocknorm.optimizers.hooks import Hooks
 from tf_blocknorm.optimizers.kernels import FUSED
 from tf_blocknorm.optimizers.partition import Partition
@@ -72,6 +73,11 @@ class Blockwise(Hooks):
         super().__init_subclass__(**kwargs)
         if issubclass(cls, keras.optimizers.Optimizer):
             cls.__signature__ = arguments.signature(cls, Blockwise, cls.fixed)
+        step, rule = (
+            next((base for base in cls.__mro__ if name in vars(base)), None)
+            for name in ("update_step", "fused_rule")
+        )
+        cls._belong_together = step is rule  # else one of them has been replaced without the other
 
     def build(self, variables):
         if self.built:
@@ -89,92 +95,123 @@ class Blockwise(Hooks):
         paths = self._partition.paths
         return {name: [paths[i] for i in g] for name, g in self._partition.members().items()}
 
+    def _indices(self, variables):
+        """The indices of a list of variables, which is the same one several times in a step."""
+        scratch = self._scratch
+        if variables is scratch.variables:
+            return scratch.indices
+        indices = [self._get_variable_index(variable) for variable in variables]
+        if scratch.fused:
+            scratch.variables, scratch.indices = variables, indices
+        return indices
+
     def _members(self, variables):
         """The blocks among these variables: from their names to lists of positions in the list."""
-        return self._partition.members(map(self._get_variable_index, variables))
+        return self._partition.members(self._indices(variables))
 
     def _sizes(self, variables, groups):
         """The norms of the weights of the blocks: a vector."""
         return norms.sizes(self._partition.make(variables, groups), self.norm)
 
     def _unmultiplied(self, tensors, groups, lengths, epsilon=0.0, anew=None):
-        """Tensors, and what each is to be multiplied by to bring every block to its length.
+        """Tensors, and the `Factors` that bring every block to its length.
 
         `lengths`: see `norms.unmultiplied`. `anew`: as there, for tensors in place of blocks. What
-        is in no block comes as it is, with None.
+        is in no block comes as it is.
         """
-        tensors, factors = list(tensors), [None] * len(tensors)
-        if groups:
-            made = self._partition.make(tensors, groups)
-            again = anew and (lambda late: self._partition.make(anew(late), groups))
-            made, inverses = norms.unmultiplied(made, self.norm, epsilon, lengths, again)
-            for group, block, inverse in zip(groups, made, norms.split(inverses, made)):
-                for position, tensor in zip(group, block.tensors):
-                    if tensor is not tensors[position]:
-                        tensors[position] = rows.with_values(tensors[position], tensor)
-                    factors[position] = inverse
-        return tensors, factors
+        if not groups:
+            return tensors, Factors(len(tensors))
+        tensors = list(tensors)
+        made = self._partition.make(tensors, groups)
+        again = anew and (lambda late: self._partition.make(anew(late), groups))
+        made, inverses = norms.unmultiplied(made, self.norm, epsilon, lengths, again)
+        for group, block in zip(groups, made):
+            for position, tensor in zip(group, block.tensors):
+                if tensor is not tensors[position]:
+                    tensors[position] = rows.with_values(tensors[position], tensor)
+        return tensors, Factors(len(tensors), groups, made, inverses)
 
     def _spread(self, vector, tensors, groups):
-        """A vector of what blocks have, as one entry per tensor: scalars, vectors of units, None.
-
-        None stands for a tensor that is in no block.
-        """
-        result = [None] * len(tensors)
-        if groups:
-            made = self._partition.make(tensors, groups)
-            for group, value in zip(groups, norms.split(vector, made)):
-                for position in group:
-                    result[position] = value
-        return result
+        """A vector of what blocks have, as a list with one entry per tensor, as of `Factors`."""
+        groups = list(groups)
+        return Factors(len(tensors), groups, self._partition.make(tensors, groups), vector).each
 
     def _leave_factors(self, tensors, factors, variables):
         """What `on_gradients` returns: multiplied here, or by the fused update of the variable."""
         if not self._scratch.fused:
-            return [times(tensor, factor) for tensor, factor in zip(tensors, factors)]
-        self._scratch.factors = dict(zip(map(self._get_variable_index, variables), factors))
+            return factors.on(tensors)
+        self._scratch.factors = self._indices(variables), factors
         return tensors
 
     def factor(self, index):
         """What the gradient of a variable is still to be multiplied by, or None."""
-        return self._scratch.factors.get(index)
+        return self.factors([index])[0] if self._scratch.fused else None
 
-    def rate_and_factor(self, index, learning_rate):
-        """What a fused update multiplies the gradient of a variable by; the factor may be None."""
-        if learning_rate is not self._scratch.rate:  # A callback gave this variable its own.
-            return learning_rate, self.factor(index)
+    def factors(self, indices):
+        """The same of several variables in a fused step."""
+        known, factors = self._scratch.factors
+        if indices == known:
+            return factors.each
+        by_index = self._once("factors", None, lambda: dict(zip(known, factors.each)))
+        return [by_index.get(index) for index in indices]
 
-        def make():
-            factors = self._scratch.factors
-            return dict(zip(factors, FUSED.rates(learning_rate, list(factors.values()))))
+    def rates_and_factors(self, indices, learning_rate):
+        """Two lists: what fused updates multiply gradients by, and factors beside it, or None."""
+        if learning_rate is not self._scratch.rate:  # A callback gave these variables their own.
+            return [learning_rate] * len(indices), self.factors(indices)
+        known, factors = self._scratch.factors
+        if indices == known:
+            return factors.with_rate(learning_rate)
+        by_index = self._once(
+            "rates", None, lambda: dict(zip(known, zip(*factors.with_rate(learning_rate))))
+        )
+        pairs = [by_index.get(index, (learning_rate, None)) for index in indices]
+        return [list(column) for column in zip(*pairs)]
 
-        return self._once("rates", None, make).get(index, (learning_rate, None))
+    def fused_rule(self):
+        """The rule by fused operations, for several variables at once; None if there is none.
 
-    def _fits(self, index, tensor, *scalars):
-        """Whether a fused operation can update the variable of this index in this step."""
+        A function of the lists of their indices, gradients and variables, and of the learning rate,
+        that does what `update_step` of the same class does for each of them.
+        """
+
+    def update_at_once(self, gradients, variables, learning_rate):
+        """Does what `update_step` would do for each variable; returns whether it could."""
+        if "update_step" in vars(self) or not self._belong_together:
+            return False
+        rule, indices = self.fused_rule(), self._indices(variables)
+        if rule is None or not self._fit(indices, gradients, learning_rate):
+            return False
+        rule(indices, gradients, variables, learning_rate)
+        return True
+
+    def _fit(self, indices, tensors, *scalars):
+        """Whether one fused operation can update the variables of these indices in this step."""
+        if not self._scratch.fused:
+            return False
         dtypes = self._partition.dtypes
-        return self._scratch.fused and FUSED.fits(dtypes[index], tensor, *scalars)
+        pairs = {(dtypes[index], tensor.dtype) for index, tensor in zip(indices, tensors)}
+        return len(pairs) == 1 and FUSED.fits(*pairs.pop(), *scalars)
 
     def _move_all(self, variables, directions, learning_rate, factors):
-        """The variables minus learning rate times factors (or None) times directions.
+        """The variables minus learning rate times factors times directions.
 
         Returns the operations that do so, for `after`.
         """
-        pairs = [(learning_rate, factor) for factor in factors]
-        if self._scratch.fused:
-            pairs = FUSED.rates(learning_rate, factors)
-        triples = zip(variables, directions, pairs)
-        moves = [self._move(variable, direction, *pair) for variable, direction, pair in triples]
-        return [move for move in moves if move is not None]
+        if self._fit(self._indices(variables), directions, learning_rate):
+            return FUSED.descend(variables, directions, *factors.with_rate(learning_rate))
+        for variable, direction, factor in zip(variables, directions, factors.each):
+            self._move(variable, direction, learning_rate, factor)
+        return []
 
     def _move(self, variable, direction, learning_rate, factor=None):
         """The variable minus learning rate times factor times direction."""
-        if self._fits(self._get_variable_index(variable), direction, learning_rate):
-            return FUSED.descend(variable, direction, learning_rate, factor)
+        if self._fit(self._indices([variable]), [direction], learning_rate):
+            FUSED.descend([variable], [direction], [learning_rate], [factor])
+            return
         direction = times(direction, factor)
         step = ops.multiply(ops.cast(learning_rate, direction.dtype), direction)
         self.assign_sub(variable, ops.cast(step, variable.dtype))
-        return None
 
     def _once(self, name, dtype, make):
         """What `make()` returned for the first variable of this dtype in a fused step."""

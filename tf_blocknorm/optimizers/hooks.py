@@ -23,6 +23,7 @@ import keras
 
 from tf_blocknorm import norms
 from tf_blocknorm.optimizers import rows
+from tf_blocknorm.optimizers.factors import Factors
 from tf_blocknorm.optimizers.kernels import FUSED, can_fuse, together
 
 PRIVATE = (
@@ -48,6 +49,16 @@ CHANGE_GRADIENTS = (
     "global_clipnorm",
     "gradient_accumulation_steps",
 )
+
+# What there is outside of steps for: whether fused operations may be used; the learning rate; a
+# list of variables, and their indices; indices, and what these gradients are to be multiplied by.
+_UNFUSED = {
+    "fused": False,
+    "rate": None,
+    "variables": None,
+    "indices": None,
+    "factors": ([], Factors(0)),
+}
 
 Visit = collections.namedtuple("Visit", ["index", "variable", "direction", "gradient"])
 Visit.__doc__ = """A variable (or its copy on a replica) that the wrapped rule has been run for.
@@ -83,11 +94,9 @@ class _CommonHooks:
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         # What lives no longer than a trace. In a namespace, as TensorFlow would try to write a bare
-        # list or dict into checkpoints. `fused`: whether this step may use fused operations;
-        # `rate`: its learning rate; `factors`: what gradients are still to be multiplied by;
-        # `shared`: what is the same for all variables of the step.
+        # list or dict into checkpoints.
         self._scratch = types.SimpleNamespace(
-            visits=[], watched=None, compiled={}, fused=False, rate=None, factors={}, shared={}
+            visits=[], watched=None, compiled={}, shared={}, **_UNFUSED
         )
 
     def takes_rows(self):
@@ -108,6 +117,10 @@ class _CommonHooks:
             learning_rate: scalar tensor or variable.
         """
 
+    def update_at_once(self, gradients, variables, learning_rate):
+        """Does what `update_step` would do for each variable; returns whether it could."""
+        return False
+
     def draw(self, distribution, shape):
         """Float32 numbers of `self.seed_generator`, `"uniform"` on [-1, 1] or `"normal"`."""
         raise NotImplementedError
@@ -126,11 +139,12 @@ class _CommonHooks:
     def _fusing(self, possible, learning_rate):
         """Inside, `_scratch` holds what fused operations need; afterwards, nothing."""
         scratch = self._scratch
-        scratch.fused, scratch.rate = possible, learning_rate
+        scratch.fused, scratch.rate, scratch.shared = possible, learning_rate, {}
         try:
             yield
         finally:
-            scratch.fused, scratch.rate, scratch.factors, scratch.shared = False, None, {}, {}
+            vars(scratch).update(_UNFUSED)
+            scratch.shared = {}
 
     def _apply_weight_decay(self, variables):
         if self.decay_is_inside:
@@ -163,7 +177,8 @@ class PortableHooks(_CommonHooks):
             gradients = self.on_gradients(grads, trainable_variables)
             with self._collected_visits() as visits:
                 with together():
-                    super()._backend_update_step(gradients, trainable_variables, learning_rate)
+                    if not self.update_at_once(gradients, trainable_variables, learning_rate):
+                        super()._backend_update_step(gradients, trainable_variables, learning_rate)
                 with together():
                     self.on_updates(visits, learning_rate)
 

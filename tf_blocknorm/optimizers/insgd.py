@@ -242,10 +242,10 @@ class INSGD(CarriesStatistics, Blockwise, keras.optimizers.Optimizer):
         on_update = multiplier if self.normalize == "update" else None
 
         momentum = self._momenta[index]
-        if momentum is not None and self._fits(index, gradient, on_update):
-            options = on_gradient, self._decay(variable), self.nesterov
-            rate = times(rate, on_update)
-            FUSED.heavy_ball(variable, momentum, gradient, self.momentum, rate, *options)
+        if momentum is not None and self._fit([index], [gradient], on_update):
+            options = [times(rate, on_update)], [on_gradient], [self._decay(variable)]
+            columns = [variable], [momentum], [gradient]
+            FUSED.heavy_ball(*columns, self.momentum, *options, self.nesterov)
             return
         step = times(cast(gradient, variable.dtype), on_gradient)
         step = self._plus_decay(step, variable)

@@ -135,18 +135,25 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
         self._momenta = [self.add_variable_from_reference(v, "momentum") for v in variables]
         self._velocities = [self.add_variable_from_reference(v, "velocity") for v in variables]
 
+    def fused_rule(self):
+        return self._fused_step
+
+    def _fused_step(self, indices, gradients, variables, learning_rate):
+        steps = [None] * len(indices)
+        if not ORDERED:  # else not until the order of things can be told, so that few exist at once
+            steps = self._fused_directions(indices, gradients, variables)
+        self._scratch.visits += map(Visit, indices, variables, steps, gradients)
+
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        m, v = self._momenta[index], self._velocities[index]
         g = cast(gradient, self._partition.dtypes[index])
-        if self._fits(index, g):
-            # Not yet where the order of things can be told, so that few exist at a time.
-            step = None if ORDERED else self._fused_direction(index, g, variable)
-        else:
-            self.assign(m, ops.add(m * self.beta_1, g * (1.0 - self.beta_1)))
-            self.assign(v, ops.add(v * self.beta_2, ops.square(g) * (1.0 - self.beta_2)))
-            step = self._direction(index, variable)
-        self._scratch.visits.append(Visit(index, variable, step, g))
+        if self._fit([index], [g]):
+            self._fused_step([index], [g], [variable], learning_rate)
+            return
+        m, v = self._momenta[index], self._velocities[index]
+        self.assign(m, ops.add(m * self.beta_1, g * (1.0 - self.beta_1)))
+        self.assign(v, ops.add(v * self.beta_2, ops.square(g) * (1.0 - self.beta_2)))
+        self._scratch.visits.append(Visit(index, variable, self._direction(index, variable), g))
 
     def _direction(self, index, variable, late=list):
         tensors = map(rows.values, (self._momenta[index], self._velocities[index], variable))
@@ -155,21 +162,27 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
             m, v = m / self._correction(self.beta_1, m), v / self._correction(self.beta_2, v)
         return self._plus_decay(m / (ops.sqrt(v) + self.epsilon), variable, weights=weights)
 
-    def _fused_direction(self, index, g, variable):
-        dtype = self._partition.dtypes[index]
+    def _fused_directions(self, indices, gradients, variables):
+        """The steps of variables of one dtype, whose averages are updated."""
+        like = gradients[0]
 
         def make():
             # As the operation sees them, so that averages and corrections belong together.
+            dtype = self._partition.dtypes[indices[0]]
             betas = [float(np.asarray(beta, dtype)) for beta in (self.beta_1, self.beta_2)]
             corrections = [ops.ones((), dtype)] * 2
             if self.bias_correction:
-                corrections = [self._correction(beta, g) for beta in betas]
+                corrections = [self._correction(beta, like) for beta in betas]
             return *betas, *FUSED.adam_scalars(self.epsilon, *corrections)
 
-        scalars, decay = self._once("adam", dtype, make), self._decay(variable)
-        start = None if decay is None else times(rows.values(variable), decay)
-        slots = self._momenta[index], self._velocities[index]
-        return FUSED.adam_direction(*slots, g, *scalars, start)
+        decays = list(map(self._decay, variables))
+        starts = [
+            None if decay is None else times(rows.values(variable), decay)
+            for variable, decay in zip(variables, decays)
+        ]
+        ms, vs = ([slots[i] for i in indices] for slots in (self._momenta, self._velocities))
+        scalars = self._once("adam", like.dtype, make)
+        return FUSED.adam_directions(ms, vs, gradients, *scalars, starts)
 
     def _correction(self, beta, like):
         """1 - beta ** t, exact also where that is small."""
@@ -202,12 +215,10 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
 
     def _move_bundle(self, visits, learning_rate):
         variables = [visit.variable for visit in visits]
-        steps = [
-            self._fused_direction(visit.index, visit.gradient, visit.variable)
-            if visit.direction is None
-            else visit.direction
-            for visit in visits
-        ]
+        steps = [visit.direction for visit in visits]
+        for position, (index, variable, direction, gradient) in enumerate(visits):
+            if direction is None:
+                (steps[position],) = self._fused_directions([index], [gradient], [variable])
         members = self._members(variables)
 
         def anew(late):
@@ -217,7 +228,7 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
         return members, ratios, self._move_all(variables, steps, learning_rate, factors)
 
     def _trusted(self, steps, variables, members, anew):
-        """The steps, the factors that make them theirs times trust ratios, and these ratios."""
+        """The steps, the `Factors` that make them theirs times trust ratios, and these ratios."""
         groups, ratios = list(members.values()), None
 
         def lengths(size):

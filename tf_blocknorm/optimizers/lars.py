@@ -157,7 +157,7 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
         self._scratch.ratios = (members, ratios)
         if not self.joint_norm and self.weight_decay:
             shares = self._spread(ratios, gradients, members.values())
-            gradients = [times(g, f) for g, f in zip(gradients, factors)]
+            gradients = factors.on(gradients)
             return self._decayed(gradients, variables, shares)
         return self._leave_factors(gradients, factors, variables)
 
@@ -170,7 +170,7 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
         ]
 
     def _trusted(self, tensors, variables, members):
-        """Tensors, the factors that make them theirs times trust ratios, and these ratios."""
+        """Tensors, the `Factors` that make them theirs times trust ratios, and these ratios."""
         groups, ratios = list(members.values()), None
 
         def lengths(size):
@@ -202,13 +202,22 @@ class LARS(TrustRatio, keras.optimizers.Optimizer):
                     decays[place] = self.weight_decay
         return decays[self._partition.order(members)]
 
+    def fused_rule(self):
+        inside = self.learning_rate_inside and self.classic_momentum
+        return self._fused_step if self.momentum and inside else None
+
+    def _fused_step(self, indices, gradients, variables, learning_rate):
+        slots = [self._momenta[i] for i in indices]
+        rates, factors = self.rates_and_factors(indices, learning_rate)
+        options = self.momentum, rates, factors, self.nesterov
+        FUSED.velocity(variables, slots, gradients, *options)
+
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        slot, inside = self._momenta[index], self.learning_rate_inside and self.classic_momentum
-        if slot is not None and inside and self._fits(index, gradient, learning_rate):
-            rate, factor = self.rate_and_factor(index, learning_rate)
-            FUSED.velocity(variable, slot, gradient, self.momentum, rate, factor, self.nesterov)
+        if self.fused_rule() and self._fit([index], [gradient], learning_rate):
+            self._fused_step([index], [gradient], [variable], learning_rate)
             return
+        slot, inside = self._momenta[index], self.learning_rate_inside and self.classic_momentum
         rate = ops.cast(learning_rate, variable.dtype)
         update = cast(times(gradient, self.factor(index)), variable.dtype)
         if inside:

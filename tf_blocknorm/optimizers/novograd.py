@@ -211,19 +211,30 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
         pairs = self._unmultiplied(gradients, list(members.values()), lengths)
         return self._leave_factors(*pairs, variables)
 
+    def fused_rule(self):
+        return self._fused_step
+
+    def _fused_step(self, indices, gradients, variables, learning_rate):
+        share, rate = self._share_and_rate(learning_rate, gradients[0].dtype)
+        factors, decays = self.factors(indices), list(map(self._decay, variables))
+        if share is not None:
+            factors = [share if f is None else f * share for f in factors]
+            if self.weight_decay:
+                decay = self.weight_decay * share
+                decays = [d and decay for d in decays]
+        slots, rates = [self._momenta[i] for i in indices], [rate] * len(indices)
+        FUSED.heavy_ball(variables, slots, gradients, self.beta_1, rates, factors, decays)
+
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        momentum, factor = self._momenta[index], self.factor(index)
-        dtype = self._partition.dtypes[index]
+        if self._fit([index], [gradient], learning_rate):
+            self._fused_step([index], [gradient], [variable], learning_rate)
+            return
+        momentum, dtype = self._momenta[index], self._partition.dtypes[index]
         share, rate = self._share_and_rate(learning_rate, dtype)
+        factor = self.factor(index)
         if share is not None:
             factor = share if factor is None else ops.multiply(factor, share)
-        if self._fits(index, gradient, rate):
-            decay = self._decay(variable)
-            if decay is not None and share is not None:
-                decay = ops.multiply(decay, share)
-            FUSED.heavy_ball(variable, momentum, gradient, self.beta_1, rate, factor, decay)
-            return
         update = cast(times(gradient, factor), dtype)
         update = self._plus_decay(update, variable, 1.0 if share is None else share)
         update = ops.add(ops.multiply(momentum, self.beta_1), update)

@@ -82,8 +82,8 @@ class Partition:
             members, entries = [tensors[i] for i in group], None
             if rows.POSSIBLE and any(map(rows.is_sparse, members)):
                 entries = sum(math.prod(x.shape) for x in members)
-            values = [rows.values(x) for x in members]
-            made.append(norms.Block(values, self._units(members[0]), entries))
+            per_unit = self._by_unit and self._units(members[0])
+            made.append(norms.Block(list(map(rows.values, members)), per_unit, entries))
         return made
 
     def places(self, names):

@@ -74,10 +74,10 @@ def of_shape_of(variable, gradient):
 
 def values(gradient):
     """The entries of a gradient that may be sparse, as a tensor."""
-    if is_sparse(gradient):
-        return gradient.values
     if _ON_TORCH:  # where a conversion takes as long as the norm of a small tensor
         return light.value(gradient) if isinstance(gradient, keras.Variable) else gradient
+    if is_sparse(gradient):
+        return gradient.values
     return ops.convert_to_tensor(gradient)
 
 

@@ -91,7 +91,9 @@ def patch(optimizer, outermost, create_state):
             for factor in rate_factors(index):
                 learning_rate = ops.multiply(learning_rate, factor)
             if seen.fused and _fits(gradient, variable, learning_rate):
-                gradient_descent(optimizer, index, gradient, variable, learning_rate)
+                gradient_descent(
+                    optimizer, [index], [gradient], [variable], [learning_rate], [None]
+                )
             else:
                 update_step(gradient, variable, learning_rate)
 
@@ -152,7 +154,9 @@ class _Seen(threading.local):  # as tf.distribute runs every replica in a thread
 
 
 def _fits(gradient, variable, learning_rate):
-    return not is_sparse(gradient) and FUSED.fits(standard(variable.dtype), gradient, learning_rate)
+    return not is_sparse(gradient) and FUSED.fits(
+        standard(variable.dtype), gradient.dtype, learning_rate
+    )
 
 
 def _without_autograd():

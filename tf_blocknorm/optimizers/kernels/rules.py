@@ -1,6 +1,7 @@
 """Keras's rules, carried out by fused operations.
 
-Each takes the optimizer, the index of a variable, its gradient, the variable, and the rate.
+Each takes the optimizer, lists of the indices of variables, of their gradients, and of these
+variables, and the learning rate.
 """
 
 import keras
@@ -8,35 +9,35 @@ import keras
 from tf_blocknorm.optimizers.kernels import FUSED
 
 
-def _sgd(optimizer, index, gradient, variable, rate):
-    rate, factor = optimizer.rate_and_factor(index, rate)
-    gradient_descent(optimizer, index, gradient, variable, rate, factor)
+def _sgd(optimizer, indices, gradients, variables, rate):
+    rates, factors = optimizer.rates_and_factors(indices, rate)
+    gradient_descent(optimizer, indices, gradients, variables, rates, factors)
 
 
-def gradient_descent(optimizer, index, gradient, variable, rate, factor=None):
-    """The rule of Keras's SGD for the gradient times a factor, which may be None."""
+def gradient_descent(optimizer, indices, gradients, variables, rates, factors):
+    """The rule of Keras's SGD for gradients times factors, which may be None."""
     if optimizer.momentum:
-        slot = optimizer.momentums[index]
-        FUSED.velocity(
-            variable, slot, gradient, optimizer.momentum, rate, factor, optimizer.nesterov
-        )
+        slots = [optimizer.momentums[i] for i in indices]
+        options = optimizer.momentum, rates, factors, optimizer.nesterov
+        FUSED.velocity(variables, slots, gradients, *options)
     else:
-        FUSED.descend(variable, gradient, rate, factor)
+        FUSED.descend(variables, gradients, rates, factors)
 
 
-def _adam(optimizer, index, gradient, variable, rate):
+def _adam(optimizer, indices, gradients, variables, rate):
+    powers = optimizer.powers((optimizer.beta_1, optimizer.beta_2), gradients[0].dtype)
     FUSED.adam(
-        variable,
-        optimizer._momentums[index],
-        optimizer._velocities[index],
-        gradient,
-        optimizer.factor(index),
+        variables,
+        [optimizer._momentums[i] for i in indices],
+        [optimizer._velocities[i] for i in indices],
+        gradients,
+        optimizer.factors(indices),
         optimizer.beta_1,
         optimizer.beta_2,
         optimizer.epsilon,
         rate,
-        optimizer.powers((optimizer.beta_1, optimizer.beta_2), gradient.dtype),
-        optimizer._velocity_hats[index] if optimizer.amsgrad else None,
+        powers,
+        [optimizer._velocity_hats[i] for i in indices] if optimizer.amsgrad else None,
     )
 
 

@@ -3,7 +3,6 @@
 from keras import ops
 
 from tf_blocknorm.light import standard
-from tf_blocknorm.norms import join
 
 _DTYPES = ("float32", "float64")
 
@@ -13,12 +12,12 @@ def rank(scalar):
     return getattr(scalar, "ndim", 0)
 
 
-def fits(dtype, tensor, *scalars):
-    """Whether the operations take a variable of this dtype, with this tensor and these scalars.
+def fits(dtype, other, *scalars):
+    """Whether the operations take a variable of this dtype, a tensor of the other, and the scalars.
 
     A scalar may be None.
     """
-    return dtype in _DTYPES and dtype == standard(tensor.dtype) and not any(map(rank, scalars))
+    return dtype in _DTYPES and dtype == standard(other) and not any(map(rank, scalars))
 
 
 def parts(items, sizes, least):
@@ -33,21 +32,6 @@ def parts(items, sizes, least):
         made[-1].append(item)
         filled += size
     return made
-
-
-def rates(rate, factors):
-    """For each factor a pair: its product with the rate, and what is left to be multiplied by.
-
-    One operation makes the products of all factors that are scalars; vectors and None are left.
-    """
-    pairs = [(rate, factor) for factor in factors]
-    scalars = [i for i, f in enumerate(factors) if f is not None and rank(f) == 0]
-    if scalars:
-        joined = join([factors[i] for i in scalars])
-        products = ops.unstack(joined * ops.cast(rate, joined.dtype), len(scalars))
-        for i, product in zip(scalars, products):
-            pairs[i] = (product, None)
-    return pairs
 
 
 def adam_scalars(epsilon, correction_1, correction_2):

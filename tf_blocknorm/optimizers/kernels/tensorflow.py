@@ -12,18 +12,17 @@ import threading
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from tf_blocknorm.optimizers.kernels.shared import adam_scalars, fits, rank, rates
+from tf_blocknorm.optimizers.kernels.shared import adam_scalars, fits, rank
 
 __all__ = [
     "adam",
-    "adam_direction",
+    "adam_directions",
     "adam_scalars",
     "after",
     "blend",
     "descend",
     "fits",
     "heavy_ball",
-    "rates",
     "shrink",
     "together",
     "velocity",
@@ -82,10 +81,17 @@ def _absorb(tensor, rate, factor):
     return (tensor, rate * factor) if rank(factor) == 0 else (tensor * factor, rate)
 
 
-def descend(variable, direction, rate, factor=None):
-    """Variable -= rate * factor * direction; the operation."""
-    direction, rate = _absorb(direction, rate, factor)
-    return tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=direction)
+def descend(variables, directions, rates, factors):
+    """Variables -= rates * factors * directions; the operations."""
+    made = []
+    for variable, *row in zip(variables, directions, rates, factors):
+        direction, rate = _absorb(*row)
+        made.append(
+            tf.raw_ops.ResourceApplyGradientDescent(
+                var=variable.handle, alpha=rate, delta=direction
+            )
+        )
+    return made
 
 
 def shrink(variables, factor):
@@ -97,55 +103,71 @@ def shrink(variables, factor):
             took(tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value))
 
 
-def blend(slot, tensor, factor, decay):
-    """Slot = decay * slot + factor * tensor."""
-    with _local.turns.one_of(slot) as took:
-        value = tensor * _scalar(factor, tensor)
-        if decay:
-            value += _scalar(decay, tensor) * slot
-        took(tf.raw_ops.AssignVariableOp(resource=slot.handle, value=value))
+def blend(slots, tensors, factors, decay):
+    """Slots = decay * slots + factors * tensors."""
+    for slot, tensor, factor in zip(slots, tensors, factors):
+        with _local.turns.one_of(slot) as took:
+            value = tensor * _scalar(factor, tensor)
+            if decay:
+                value += _scalar(decay, tensor) * slot
+            took(tf.raw_ops.AssignVariableOp(resource=slot.handle, value=value))
 
 
-def velocity(variable, slot, gradient, momentum, rate, factor=None, nesterov=False):
-    """Slot = momentum * slot - rate * factor * gradient; variable += slot (or from ahead)."""
-    gradient, rate = _absorb(gradient, rate, factor)
-    tf.raw_ops.ResourceApplyKerasMomentum(
-        var=variable.handle,
-        accum=slot.handle,
-        lr=rate,
-        grad=gradient,
-        momentum=_scalar(momentum, gradient),
-        use_nesterov=nesterov,
-    )
+def velocity(variables, slots, gradients, momentum, rates, factors, nesterov=False):
+    """Slots = momentum * slots - rates * factors * gradients; variables += slots (or ahead)."""
+    for variable, slot, *row in zip(variables, slots, gradients, rates, factors):
+        gradient, rate = _absorb(*row)
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle,
+            accum=slot.handle,
+            lr=rate,
+            grad=gradient,
+            momentum=_scalar(momentum, gradient),
+            use_nesterov=nesterov,
+        )
 
 
-def heavy_ball(variable, slot, gradient, momentum, rate, factor=None, decay=None, nesterov=False):
-    """Slot = momentum * slot + update; variable -= rate * slot (or from ahead).
+def heavy_ball(variables, slots, gradients, momentum, rates, factors, decays, nesterov=False):
+    """Slots = momentum * slots + updates; variables -= rates * slots (or from ahead).
 
-    The update is the gradient times the factor, plus the variable times the decay.
+    The updates are the gradients times the factors, plus the variables times the decays.
     """
-    update = gradient if factor is None else gradient * _scalar(factor, gradient)
-    if decay is not None:
-        update += _scalar(decay, update) * variable
-    tf.raw_ops.ResourceApplyMomentum(
-        var=variable.handle,
-        accum=slot.handle,
-        lr=_scalar(rate, update),
-        grad=update,
-        momentum=_scalar(momentum, update),
-        use_nesterov=nesterov,
-    )
+    columns = variables, slots, gradients, rates, factors, decays
+    for variable, slot, gradient, rate, factor, decay in zip(*columns):
+        update = gradient if factor is None else gradient * _scalar(factor, gradient)
+        if decay is not None:
+            update += _scalar(decay, update) * variable
+        tf.raw_ops.ResourceApplyMomentum(
+            var=variable.handle,
+            accum=slot.handle,
+            lr=_scalar(rate, update),
+            grad=update,
+            momentum=_scalar(momentum, update),
+            use_nesterov=nesterov,
+        )
 
 
 def adam(
-    variable, m, v, gradient, factor, beta_1, beta_2, epsilon, rate, powers=(0.0, 0.0), v_hat=None
+    variables,
+    ms,
+    vs,
+    gradients,
+    factors,
+    beta_1,
+    beta_2,
+    epsilon,
+    rate,
+    powers=(0.0, 0.0),
+    v_hats=None,
 ):
     """Adam as Keras has it; `powers` are those of the betas, 0 for no bias correction."""
-    with _local.turns.one_of(variable) as took:
-        if factor is not None:
-            gradient = gradient * tf.cast(factor, gradient.dtype)
-        arguments = gradient, beta_1, beta_2, epsilon, rate, powers, v_hat
-        took(_apply_adam(variable.handle, m, v, *arguments))
+    columns = variables, ms, vs, gradients, factors, v_hats or [None] * len(variables)
+    for variable, m, v, gradient, factor, v_hat in zip(*columns):
+        with _local.turns.one_of(variable) as took:
+            if factor is not None:
+                gradient = gradient * tf.cast(factor, gradient.dtype)
+            arguments = gradient, beta_1, beta_2, epsilon, rate, powers, v_hat
+            took(_apply_adam(variable.handle, m, v, *arguments))
 
 
 def _apply_adam(handle, m, v, gradient, beta_1, beta_2, epsilon, rate, powers=(0, 0), v_hat=None):
@@ -166,11 +188,16 @@ def _apply_adam(handle, m, v, gradient, beta_1, beta_2, epsilon, rate, powers=(0
     return tf.raw_ops.ResourceApplyAdamWithAmsgrad(vhat=v_hat.handle, **arguments)
 
 
-def adam_direction(m, v, gradient, beta_1, beta_2, epsilon, rate, start=None):
-    """What Adam would subtract at learning rate 1, plus `start`; its averages are updated.
+def adam_directions(ms, vs, gradients, beta_1, beta_2, epsilon, rate, starts):
+    """What Adam would subtract at learning rate 1, plus `starts`, where that is not None.
 
-    `epsilon` and `rate` are those of `adam_scalars`.
+    Its averages are updated. `epsilon` and `rate` are those of `adam_scalars`.
     """
+    scalars = beta_1, beta_2, epsilon, rate
+    return [_adam_direction(*row, scalars) for row in zip(ms, vs, gradients, starts)]
+
+
+def _adam_direction(m, v, gradient, start, scalars):
     dtype, shape = gradient.dtype, gradient.shape
     # A variable that lives for this step. Not one of changing shape that all take turns with: it
     # makes grappler mix up the shapes of a model's kernels (TensorFlow 2.21).
@@ -178,5 +205,5 @@ def adam_direction(m, v, gradient, beta_1, beta_2, epsilon, rate, start=None):
     if start is None:  # not `tf.zeros`: TensorFlow folds constants out of their order
         start = tf.raw_ops.Empty(shape=shape, dtype=dtype, init=True)
     tf.raw_ops.AssignVariableOp(resource=place, value=start)
-    _apply_adam(place, m, v, gradient, beta_1, beta_2, epsilon, rate)
+    _apply_adam(place, m, v, gradient, *scalars)
     return tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=place, dtype=dtype), shape)

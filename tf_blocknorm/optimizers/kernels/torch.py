@@ -1,7 +1,7 @@
 """torch's operations on lists of tensors: one call for all variables of a step.
 
-What is asked for one variable waits until the step has asked for all (`together`); then variables
-of one dtype and device, with the same options, are updated in place by a handful of
+What is asked for some variables waits until the step has asked for all (`together`); then those of
+one dtype and device, with the same options, are updated in place by a handful of
 `torch._foreach_*` calls (on GPUs single kernels wherever all tensors take the same number), and by
 the operations of `torch_fused`.
 
@@ -11,6 +11,7 @@ are none in a step that is fused, and takes as long for that as an update of a s
 
 import collections
 import contextlib
+import itertools
 import threading
 
 import torch
@@ -18,17 +19,16 @@ from keras import ops
 
 from tf_blocknorm.light import standard
 from tf_blocknorm.optimizers.kernels import shared, torch_fused
-from tf_blocknorm.optimizers.kernels.shared import fits, parts, rates
+from tf_blocknorm.optimizers.kernels.shared import fits, parts
 
 __all__ = [
     "adam",
-    "adam_direction",
+    "adam_directions",
     "adam_scalars",
     "blend",
     "descend",
     "fits",
     "heavy_ball",
-    "rates",
     "together",
     "velocity",
 ]
@@ -48,28 +48,37 @@ def together():
     try:
         yield
         with torch.no_grad():
-            for (function, options, _, _), rows in waiting.items():
-                _carry_out(function, options, rows)
+            for (function, options, *_), asked in waiting.items():
+                columns = [[*itertools.chain(*column)] for column in zip(*asked)]
+                _carry_out(function, options, columns)
     finally:
         _local.waiting = _local.shared = None
 
 
-def _carry_out(function, options, rows):
-    """One function for all who asked for it, each with a row of tensors."""
-    short, long = [], rows
-    if function in _OF_SHORT and rows[0][0].is_cpu:
-        long = []
-        for row in rows:
-            (short if row[0].numel() <= _SHORT else long).append(row)
-    for call, some in ((_OF_SHORT.get(function), short), (function, long)):
+def _carry_out(function, options, columns):
+    """One function for all who asked for it: columns of what they have, or None."""
+    columns = [None if column[0] is None else column for column in columns]
+    sizes = [x.numel() for x in columns[0]]
+    of_short = _OF_SHORT.get(function) if columns[0][0].is_cpu else None
+    most = _SHORT if of_short else -1
+    short = [i for i, size in enumerate(sizes) if size <= most]
+    long = [i for i, size in enumerate(sizes) if size > most]
+    for call, some in ((of_short, short), (function, long)):
         # In turns, so that temporary tensors find the memory of those before in the cache.
-        for part in parts(some, [row[0].numel() for row in some], _ENOUGH):
-            call(*map(list, zip(*part)), *options)
+        for part in parts(some, [sizes[i] for i in some], _ENOUGH):
+            call(*(column and [column[i] for i in part] for column in columns), *options)
 
 
-def _later(function, tensors, options=()):
-    first = tensors[0]
-    _local.waiting[function, options, first.dtype, first.device].append(tensors)
+def _later(function, columns, options=(), optional=()):
+    """Asks for a function of lists with one entry per variable; those of `optional` may be None."""
+    mixed = any(len({x is None for x in column}) > 1 for column in optional)
+    mixed = mixed or len({x.device for x in columns[0]}) > 1
+    columns = [*columns, *optional]
+    one_by_one = ([[x] for x in row] for row in zip(*columns))
+    for asked in one_by_one if mixed else [columns]:
+        first = asked[0][0]
+        absent = tuple(column[0] is None for column in asked)
+        _local.waiting[function, options, first.dtype, first.device, absent].append(asked)
 
 
 def _number(value, like):
@@ -86,23 +95,34 @@ def _number(value, like):
     return _local.shared[key]
 
 
-def _times(tensor, factor):
-    return tensor if factor is None else tensor * _number(factor, tensor)
+def _numbers(values, like):
+    """The same of a list, which is often one for all."""
+    if all(value is values[0] for value in values):
+        return [_number(values[0], like)] * len(values)
+    return [_number(value, like) for value in values]
 
 
-def descend(variable, direction, rate, factor=None):
-    """Variable -= rate * factor * direction."""
-    tensors = (variable._value, _times(direction, factor), _number(rate, direction))
-    _later(_descend, tensors)
+def _times(tensors, factors):
+    return [x if f is None else x * _number(f, x) for x, f in zip(tensors, factors)]
+
+
+def _values(variables):
+    return [variable._value for variable in variables]
+
+
+def descend(variables, directions, rates, factors):
+    """Variables -= rates * factors * directions."""
+    directions = _times(directions, factors)
+    _later(_descend, (_values(variables), directions, _numbers(rates, directions[0])))
 
 
 def _descend(variables, directions, rates):
     torch._foreach_addcmul_(variables, directions, rates, value=-1)
 
 
-def blend(slot, tensor, factor, decay):
-    """Slot = decay * slot + factor * tensor."""
-    _later(_blend, (slot._value, tensor, _number(factor, tensor)), (decay,))
+def blend(slots, tensors, factors, decay):
+    """Slots = decay * slots + factors * tensors."""
+    _later(_blend, (_values(slots), tensors, _numbers(factors, tensors[0])), (decay,))
 
 
 def _blend(slots, tensors, factors, decay):
@@ -114,10 +134,11 @@ def _blend(slots, tensors, factors, decay):
         torch._foreach_mul_(slots, factors)
 
 
-def velocity(variable, slot, gradient, momentum, rate, factor=None, nesterov=False):
-    """Slot = momentum * slot - rate * factor * gradient; variable += slot (or from ahead)."""
-    gradient, rate = _times(gradient, factor), _number(rate, gradient)
-    _later(_velocity, (variable._value, slot._value, gradient, rate), (momentum, nesterov))
+def velocity(variables, slots, gradients, momentum, rates, factors, nesterov=False):
+    """Slots = momentum * slots - rates * factors * gradients; variables += slots (or ahead)."""
+    gradients = _times(gradients, factors)
+    columns = _values(variables), _values(slots), gradients, _numbers(rates, gradients[0])
+    _later(_velocity, columns, (momentum, nesterov))
 
 
 def _velocity(variables, slots, gradients, rates, momentum, nesterov):
@@ -133,55 +154,43 @@ def _short_velocity(variables, slots, gradients, rates, momentum, nesterov):
     torch_fused.sgd(variables, slots, steps, -1.0, momentum, nesterov, maximize=True)
 
 
-def heavy_ball(variable, slot, gradient, momentum, rate, factor=None, decay=None, nesterov=False):
-    """Slot = momentum * slot + update; variable -= rate * slot (or from ahead).
+def heavy_ball(variables, slots, gradients, momentum, rates, factors, decays, nesterov=False):
+    """Slots = momentum * slots + updates; variables -= rates * slots (or from ahead).
 
-    The update is the gradient times the factor, plus the variable times the decay.
+    The updates are the gradients times the factors, plus the variables times the decays.
     """
-    options = factor is not None, decay is not None, momentum, nesterov
-    numbers = _number(rate, gradient), _number(factor, gradient), _number(decay, gradient)
-    _later(_heavy_ball, (variable._value, slot._value, gradient, *numbers), options)
+    columns = _values(variables), _values(slots), gradients, _numbers(rates, gradients[0])
+    optional = _numbers(factors, gradients[0]), _numbers(decays, gradients[0])
+    _later(_heavy_ball, columns, (momentum, nesterov), optional)
 
 
-def _heavy_ball(
-    variables,
-    slots,
-    gradients,
-    rates,
-    factors,
-    decays,
-    has_factors,
-    has_decays,
-    momentum,
-    nesterov,
-):
+def _heavy_ball(variables, slots, gradients, rates, factors, decays, momentum, nesterov):
     if nesterov:  # which takes the update twice
-        if has_factors:
+        if factors:
             gradients = torch._foreach_mul(gradients, factors)
-        if has_decays:
+        if decays:
             gradients = torch._foreach_addcmul(gradients, variables, decays)
-        has_factors = has_decays = False
+        factors = decays = None
     torch._foreach_mul_(slots, momentum)
-    if has_factors:
+    if factors:
         torch._foreach_addcmul_(slots, gradients, factors)
     else:
         torch._foreach_add_(slots, gradients)
-    if has_decays:
+    if decays:
         torch._foreach_addcmul_(slots, variables, decays)
     torch._foreach_addcmul_(variables, slots, rates, value=-momentum if nesterov else -1.0)
     if nesterov:
         torch._foreach_addcmul_(variables, gradients, rates, value=-1)
 
 
-def _short_heavy_ball(variables, slots, gradients, rates, factors, decays, *options):
-    has_factors, has_decays, momentum, nesterov = options
+def _short_heavy_ball(variables, slots, gradients, rates, factors, decays, momentum, nesterov):
     # Callbacks may want a rate for each.
-    if not momentum or len({*map(id, rates)}) > 1 or len({*map(id, decays)}) > 1:
-        _heavy_ball(variables, slots, gradients, rates, factors, decays, *options)
+    if not momentum or len({*map(id, rates)}) > 1 or len({*map(id, decays or ())}) > 1:
+        _heavy_ball(variables, slots, gradients, rates, factors, decays, momentum, nesterov)
         return
-    if has_factors:
+    if factors:
         gradients = torch._foreach_mul(gradients, factors)
-    decay = float(decays[0]) if has_decays else 0.0
+    decay = float(decays[0]) if decays else 0.0
     torch_fused.sgd(variables, slots, gradients, rates[0], momentum, nesterov, decay)
 
 
@@ -190,19 +199,27 @@ _OF_SHORT = {_velocity: _short_velocity, _heavy_ball: _short_heavy_ball}
 
 
 def adam(
-    variable, m, v, gradient, factor, beta_1, beta_2, epsilon, rate, powers=(0.0, 0.0), v_hat=None
+    variables,
+    ms,
+    vs,
+    gradients,
+    factors,
+    beta_1,
+    beta_2,
+    epsilon,
+    rate,
+    powers=(0.0, 0.0),
+    v_hats=None,
 ):
     """Adam as Keras has it; `powers` are those of the betas, 0 for no bias correction."""
-    key = id(rate), id(powers), gradient.dtype, gradient.device
+    like = gradients[0]
+    key = id(rate), id(powers), like.dtype, like.device
     if key not in _local.shared:  # With what must not go before, as its id would come again.
-        _local.shared[key] = _rate_of_adam(rate, powers, gradient), rate, powers
-    tensors = (variable._value, gradient, m._value, v._value)
-    if v_hat is not None:
-        tensors = (*tensors, v_hat._value)
-    if factor is not None:
-        tensors = (*tensors, _number(factor, gradient))
-    scalars = _local.shared[key][0], beta_1, beta_2, epsilon
-    _later(_adam, tensors, (scalars, factor is not None))
+        _local.shared[key] = _rate_of_adam(rate, powers, like), rate, powers
+    columns = _values(variables), gradients, _values(ms), _values(vs)
+    v_hats = _values(v_hats) if v_hats else [None] * len(variables)
+    optional = v_hats, _numbers(factors, like)
+    _later(_adam, columns, (_local.shared[key][0], beta_1, beta_2, epsilon), optional)
 
 
 def _rate_of_adam(rate, powers, gradient):
@@ -210,11 +227,10 @@ def _rate_of_adam(rate, powers, gradient):
     return _number(rate, gradient) * torch.sqrt(second) / first
 
 
-def _adam(variables, gradients, *more):
-    *slots, scalars, has_factors = more
-    if has_factors:
-        gradients = torch._foreach_mul(gradients, slots.pop())
-    torch_fused.adam(variables, gradients, slots, *scalars)
+def _adam(variables, gradients, ms, vs, v_hats, factors, *scalars):
+    if factors:
+        gradients = torch._foreach_mul(gradients, factors)
+    torch_fused.adam(variables, gradients, (ms, vs, v_hats) if v_hats else (ms, vs), *scalars)
 
 
 def adam_scalars(epsilon, correction_1, correction_2):
@@ -223,16 +239,17 @@ def adam_scalars(epsilon, correction_1, correction_2):
     return float(epsilon), rate
 
 
-def adam_direction(m, v, gradient, beta_1, beta_2, epsilon, rate, start=None):
-    """What Adam would subtract at learning rate 1, plus `start`; its averages are updated.
+def adam_directions(ms, vs, gradients, beta_1, beta_2, epsilon, rate, starts):
+    """What Adam would subtract at learning rate 1, plus `starts`, where that is not None.
 
-    To be read once the step has been carried out. `epsilon` and `rate` are those of `adam_scalars`.
+    Its averages are updated. To be read once the step has been carried out. `epsilon` and `rate`
+    are those of `adam_scalars`.
     """
-    result = torch.zeros_like(gradient) if start is None else start
-    scalars = rate, beta_1, beta_2, epsilon
-    _later(_directions, (result, gradient, m._value, v._value), (scalars,))
-    return result
+    results = [torch.zeros_like(g) if x is None else x for g, x in zip(gradients, starts)]
+    columns = results, gradients, _values(ms), _values(vs)
+    _later(_directions, columns, (rate, beta_1, beta_2, epsilon))
+    return results
 
 
-def _directions(results, gradients, ms, vs, scalars):
+def _directions(results, gradients, ms, vs, *scalars):
     torch_fused.adam(results, gradients, (ms, vs), *scalars)
