@@ -49,6 +49,7 @@ MEASURE = "tf_blocknorm/callbacks/monitor_tap.py"
 FUSED_NORMS = "tf_blocknorm/norms/fused_tensorflow.py"
 FUSED = "tf_blocknorm/optimizers/kernels/tensorflow.py"
 SHARED = "tf_blocknorm/optimizers/kernels/shared.py"
+FACTORS = "tf_blocknorm/optimizers/factors.py"
 INSGD = "tf_blocknorm/optimizers/insgd.py"
 STATISTICS = "tf_blocknorm/optimizers/statistics.py"
 INPUTS = "tf_blocknorm/optimizers/inputs/"
@@ -87,7 +88,7 @@ FAULTS = [
     (
         "fused: no look ahead",
         FUSED,
-        "momentum=_scalar(momentum, gradient),\n        use_nesterov=nesterov,",
+        "momentum=_scalar(momentum, gradient),\n            use_nesterov=nesterov,",
         "momentum=_scalar(momentum, gradient),",
         "test_parity.py -k nesterov",
     ),
@@ -114,10 +115,31 @@ FAULTS = [
     ),
     (
         "fused: the rate is not multiplied in",
-        SHARED,
-        "pairs[i] = (product, None)",
-        "pairs[i] = (rate, None)",
+        FACTORS,
+        "products = self._vector * ops.cast(rate, self._vector.dtype)",
+        "products = self._vector",
         "test_parity.py -k sgd",
+    ),
+    (
+        "fused: units of which only the rate is left",
+        FACTORS,
+        "rest[position] = self.each[position]",
+        "pass",
+        "test_parity.py -k unit",
+    ),
+    (
+        "torch: an update_step in place of ours is passed over",
+        BLOCKWISE,
+        'if "update_step" in vars(self) or not self._belong_together:',
+        "if False:",
+        "torch test_kernels_torch.py -k in_place_of_ours",
+    ),
+    (
+        "torch: all rates are the first one's multiple",
+        TAPPED,
+        "rates = list(map(times, rates, tap.rate_factors(indices)))",
+        "rates = [times(rates[0], tap.rate_factors(indices)[0])] * len(indices)",
+        "torch test_kernels_torch.py -k back_matching_in_the_call",
     ),
     ("l2 is the rms", SIZES, '"l2": l2,', '"l2": rms,', "test_norms.py -k size"),
     (
@@ -583,7 +605,7 @@ FAULTS = [
     (
         "torch: a momentum that takes the update twice takes it undecayed",
         "tf_blocknorm/optimizers/kernels/torch.py",
-        "        if has_decays:\n            gradients =",
+        "        if decays:\n            gradients =",
         "        if False:\n            gradients =",
         "torch test_kernels_torch.py -k momentum",
     ),
@@ -921,8 +943,8 @@ FAULTS = [
     (
         "the fused momentum forgets the multiplier",
         INSGD,
-        "rate = times(rate, on_update)",
-        "rate = times(rate, None)",
+        "rates, factors = list(map(times, rates, multipliers)), [None] * len(indices)",
+        "rates, factors = rates, [None] * len(indices)",
         "test_insgd.py -k fit",
     ),
     (

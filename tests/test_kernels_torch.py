@@ -123,6 +123,22 @@ def test_a_step_makes_the_same_few_calls_for_any_number_of_variables(make, opera
     assert few[operation]
 
 
+@pytest.mark.parametrize(
+    ("make", "operation"),
+    [
+        (lambda: tfb.INSGD(powers=[(".", 2.0)]), "_foreach_addcmul_"),
+        (lambda: tfb.INSGD(powers=[(".", 2.0)], normalize="gradient"), "_fused_sgd_"),
+        (lambda: back_matched(keras.optimizers.SGD()), "_foreach_addcmul_"),
+        (lambda: back_matched(keras.optimizers.SGD(momentum=0.9)), "_fused_sgd_"),
+    ],
+)
+def test_so_does_one_that_measures_no_gradients(make, operation, monkeypatch):
+    few, many = (calls(make(), number, monkeypatch) for number in (2, 9))
+    assert few == many
+    assert few[operation]
+    assert not few["_foreach_norm"]
+
+
 @pytest.mark.parametrize("make", [tfb.BlockNormSGD, tfb.LAMB])
 def test_short_floats_are_left_to_the_formulas(make, monkeypatch):
     assert set(calls(make(), 2, monkeypatch, "bfloat16")) <= {"_foreach_norm"}

@@ -34,10 +34,9 @@ class Halves(Sums):
 
     name = "halves"
 
-    def rate_factor(self, index):
-        if index == 0:
-            return ops.convert_to_tensor(0.5)
-        return ops.convert_to_tensor([1.0, 2.0, 3.0, 4.0]) if index == 4 else None
+    def rate_factors(self, indices):
+        factors = {0: ops.convert_to_tensor(0.5), 4: ops.convert_to_tensor([1.0, 2.0, 3.0, 4.0])}
+        return [factors.get(index) for index in indices]
 
 
 def callback(tap=None):

@@ -19,8 +19,10 @@ class Multipliers(taps.Tap):
             "due": add("due", (), "int32"),  # the update before which to compute them anew
         }
 
-    def rate_factor(self, index):
-        return ops.convert_to_tensor(self.state["multipliers"])[index]
+    def rate_factors(self, indices):
+        multipliers = ops.convert_to_tensor(self.state["multipliers"])
+        each = multipliers if len(indices) == 1 else ops.unstack(multipliers)
+        return [each[index] for index in indices]
 
     def after_step(self, gradients, variables, learning_rate, before):
         """Nothing: the multipliers change between steps."""

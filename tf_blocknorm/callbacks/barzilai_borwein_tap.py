@@ -178,9 +178,7 @@ class QuotientPerBlock(Quotient):
         shared = ops.exp(ops.mean(ops.log(rates)))
         return shared, rates / shared
 
-    def rate_factor(self, index):
-        name = self.partition.names[index]
-        if name is None:
-            return None
-        (place,) = self.partition.places([name])
-        return ops.convert_to_tensor(self.state.factors)[place]
+    def rate_factors(self, indices):
+        factors, places = ops.convert_to_tensor(self.state.factors), self.partition.places
+        names = [self.partition.names[index] for index in indices]
+        return [None if name is None else factors[places([name])[0]] for name in names]

@@ -234,18 +234,30 @@ class INSGD(CarriesStatistics, Blockwise, keras.optimizers.Optimizer):
             multipliers.append(ops.cast(ops.mean(factor), "float32"))
         return {"input_multiplier": ops.stack(multipliers)}
 
+    def fused_rule(self):
+        # Rates are scalars; what is measured may be a number per channel.
+        fits = self.normalize == "gradient" or not any(n for n, _ in self._inputs.measured())
+        return self._fused_step if self.momentum and fits else None
+
+    def _fused_step(self, indices, gradients, variables, learning_rate, multipliers=None):
+        dtype = self._partition.dtypes[indices[0]]
+        multipliers = multipliers or [self._multiplier(index, dtype) for index in indices]
+        rates, factors = [ops.cast(learning_rate, dtype)] * len(indices), multipliers
+        if self.normalize == "update":
+            rates, factors = list(map(times, rates, multipliers)), [None] * len(indices)
+        slots = [self._momenta[index] for index in indices]
+        options = self.momentum, rates, factors, list(map(self._decay, variables)), self.nesterov
+        FUSED.heavy_ball(variables, slots, gradients, *options)
+
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        rate = ops.cast(learning_rate, variable.dtype)
         multiplier = self._multiplier(index, variable.dtype)
         on_gradient = multiplier if self.normalize == "gradient" else None
         on_update = multiplier if self.normalize == "update" else None
 
         momentum = self._momenta[index]
         if momentum is not None and self._fit([index], [gradient], on_update):
-            options = [times(rate, on_update)], [on_gradient], [self._decay(variable)]
-            columns = [variable], [momentum], [gradient]
-            FUSED.heavy_ball(*columns, self.momentum, *options, self.nesterov)
+            self._fused_step([index], [gradient], [variable], learning_rate, [multiplier])
             return
         step = times(cast(gradient, variable.dtype), on_gradient)
         step = self._plus_decay(step, variable)
@@ -253,7 +265,7 @@ class INSGD(CarriesStatistics, Blockwise, keras.optimizers.Optimizer):
             total = ops.add(ops.multiply(momentum, self.momentum), step)
             self.assign(momentum, total)
             step = ops.add(ops.multiply(total, self.momentum), step) if self.nesterov else total
-        self._move(variable, step, rate, on_update)
+        self._move(variable, step, learning_rate, on_update)
 
     def _multiplier(self, index, dtype):
         """K / N of this step, in a shape that the kernel can be multiplied by; None for 1."""

@@ -11,7 +11,7 @@ from tf_blocknorm.light import standard
 from tf_blocknorm.optimizers.hooks import Hooks, dense
 from tf_blocknorm.optimizers.kernels import FUSED, can_fuse, together
 from tf_blocknorm.optimizers.kernels.rules import gradient_descent
-from tf_blocknorm.optimizers.rows import is_sparse
+from tf_blocknorm.optimizers.rows import is_sparse, times
 
 # Of the optimizer: a namespace with `taps`, a dict by name, and what was replaced.
 ATTRIBUTE = "_tapped"
@@ -52,7 +52,7 @@ def patch(optimizer, outermost, create_state):
 
     @contextlib.contextmanager
     def fusing():
-        seen.fused = is_sgd and scales_rates() and can_fuse()
+        seen.fused = bool(is_sgd and scaling()) and can_fuse()
         try:
             with together() if seen.fused else contextlib.nullcontext():
                 yield
@@ -78,34 +78,42 @@ def patch(optimizer, outermost, create_state):
 
         return method
 
-    def scales_rates():
-        return any(tap.rate_factor for tap in tapped.taps.values())
+    def scaling():
+        return [tap for tap in tapped.taps.values() if tap.rate_factors]
 
-    def rate_factors(index):
-        factors = [tap.rate_factor(index) for tap in tapped.taps.values() if tap.rate_factor]
-        return [factor for factor in factors if factor is not None]
+    def scaled(rate, indices):
+        taps = scaling()
+        rates = [ops.convert_to_tensor(rate) if taps else rate] * len(indices)
+        for tap in taps:
+            rates = list(map(times, rates, tap.rate_factors(indices)))
+        return rates
+
+    def fused_step(gradients, variables, indices, rates):
+        """Returns whether there is one."""
+        fits = seen.fused and _fit(gradients, variables, rates)
+        if fits:
+            nones = [None] * len(indices)
+            gradient_descent(optimizer, indices, gradients, variables, rates, nones)
+        return fits
 
     def scales_the_rate(update_step):
         def method(gradient, variable, learning_rate):
-            index = optimizer._get_variable_index(variable)
-            for factor in rate_factors(index):
-                learning_rate = ops.multiply(learning_rate, factor)
-            if seen.fused and _fits(gradient, variable, learning_rate):
-                gradient_descent(
-                    optimizer, [index], [gradient], [variable], [learning_rate], [None]
-                )
-            else:
-                update_step(gradient, variable, learning_rate)
+            indices = [optimizer._get_variable_index(variable)]
+            rates = scaled(learning_rate, indices)
+            if not fused_step([gradient], [variable], indices, rates):
+                update_step(gradient, variable, *rates)
 
         return method
 
-    def steps_one_by_one(parallel):
+    def steps_at_once_or_one_by_one(parallel):
         def method(grads, variables, learning_rate):
-            if scales_rates():
+            if not scaling():
+                parallel(grads, variables, learning_rate)
+                return
+            indices = [optimizer._get_variable_index(variable) for variable in variables]
+            if not fused_step(grads, variables, indices, scaled(learning_rate, indices)):
                 for gradient, variable in zip(grads, variables):
                     optimizer.update_step(gradient, variable, learning_rate)
-            else:
-                parallel(grads, variables, learning_rate)
 
         return method
 
@@ -131,7 +139,7 @@ def patch(optimizer, outermost, create_state):
         replace("_backend_update_step", runs_the_taps)
     replace("update_step", scales_the_rate)
     if hasattr(optimizer, "_parallel_update_step"):  # several of Keras's on torch
-        replace("_parallel_update_step", steps_one_by_one)
+        replace("_parallel_update_step", steps_at_once_or_one_by_one)
     # A LossScaleOptimizer saves the variables of the optimizer inside among its own, too.
     for saved in {id(o): o for o in (optimizer, outermost)}.values():
         replace("save_own_variables", without_the_taps, saved)
@@ -153,10 +161,12 @@ class _Seen(threading.local):  # as tf.distribute runs every replica in a thread
     fused = False
 
 
-def _fits(gradient, variable, learning_rate):
-    return not is_sparse(gradient) and FUSED.fits(
-        standard(variable.dtype), gradient.dtype, learning_rate
-    )
+def _fit(gradients, variables, rates):
+    """Whether one fused operation can update these variables."""
+    if any(map(is_sparse, gradients)):
+        return False
+    pairs = {(standard(v.dtype), g.dtype) for v, g in zip(variables, gradients)}
+    return len(pairs) == 1 and FUSED.fits(*pairs.pop(), *rates)
 
 
 def _without_autograd():

@@ -30,9 +30,9 @@ class Tap:
         attached: whether the state is the optimizer's.
         saved: whether the state is saved with the model.
         paused: whether a step that is traced now is to be without the tap.
-        rate_factor: None, or a method that returns what the learning rate of one variable is
-            multiplied by: a scalar, a vector for the indices of the variable's last axis, or None
-            for 1. It is given the index of the variable in the list that `create` was given.
+        rate_factors: None, or a method that returns a list of what the learning rates of some
+            variables are multiplied by: a scalar, a vector for the indices of the variable's last
+            axis, or None for 1. It is given their indices in the list that `create` was given.
     """
 
     name = None
@@ -43,7 +43,7 @@ class Tap:
     attached = False
     saved = True
     paused = False
-    rate_factor = None
+    rate_factors = None
 
     def create(self, add, variables):
         """Make the state.
