@@ -87,12 +87,27 @@ class Pieces:
             grad=gradient,
         )
 
-    def adam_formulas(self, factor):
-        for w, m, v, g in zip(self.w, self.m, self.v, self.g):
-            u = g * factor
-            m.assign_add((u - m) * 0.1)
-            v.assign_add((u * u - v) * 0.001)
-            w.assign_sub(self.rate * m / (tf.sqrt(v) + 1e-7))
+    def compiled(self, formula):
+        """A pass by a formula of a variable, two slots and a gradient, under XLA."""
+
+        @tf.function(autograph=False, jit_compile=True)
+        def step():
+            for row in zip(self.w, self.m, self.v, self.g):
+                formula(*row)
+
+        return step
+
+    def descent_formula(self, w, m, v, g):
+        w.assign_sub(self.rate * g)
+
+    def momentum_formula(self, w, m, v, g):
+        m.assign(0.9 * m - self.rate * g)
+        w.assign_add(m)
+
+    def adam_formula(self, w, m, v, g):
+        m.assign_add((g - m) * 0.1)
+        v.assign_add((g * g - v) * 0.001)
+        w.assign_sub(self.rate * m / (tf.sqrt(v) + 1e-7))
 
     def norms(self, norm="l2"):
         return fused_tensorflow.sizes([Block([g]) for g in self.g], norm)
@@ -158,7 +173,6 @@ class Pieces:
 
 def table(p):
     """The rows: name and function."""
-    compiled = tf.function(p.adam_formulas, autograph=False, jit_compile=True)
 
     def flat():
         parts = [tf.reshape(g, [-1]) for g in p.g]
@@ -203,6 +217,12 @@ def table(p):
         row = tf.reshape(x, [1, -1])
         return tf.matmul(row, row, transpose_b=True)[0, 0]
 
+    def unit(formula):
+        return lambda w, m, v, g: formula(w, m, v, tf.math.rsqrt(total(g * g)) * g)
+
+    def keras_update_compiled(optimizer):
+        return tf.function(keras_update(optimizer), autograph=False, jit_compile=True)
+
     def by_extremes(x):
         return tf.maximum(tf.reduce_max(x), -tf.reduce_min(x))
 
@@ -246,11 +266,19 @@ def table(p):
         "Adam of a multiplied gradient": lambda: p.adam(p.rate),
         "AdamW's, with norm": lambda: p.adamw(tf.unstack(1.0 / p.norms())),
         "AdaptiveBlockNormSGD's, with both norms": p.adaptive,
-        "Adam of a multiplied gradient, XLA": lambda: compiled(tf.convert_to_tensor(p.rate)),
+        "descent, XLA": p.compiled(p.descent_formula),
+        "descent, with norm, XLA": p.compiled(unit(p.descent_formula)),
+        "momentum, XLA": p.compiled(p.momentum_formula),
+        "momentum, with norm, XLA": p.compiled(unit(p.momentum_formula)),
+        "Adam, XLA": p.compiled(p.adam_formula),
+        "Adam, with norm, XLA": p.compiled(unit(p.adam_formula)),
         "Keras SGD": keras_update(keras.optimizers.SGD(1e-5)),
         "Keras momentum": keras_update(keras.optimizers.SGD(1e-5, 0.9)),
         "Keras Adam": keras_update(keras.optimizers.Adam(1e-5)),
         "Keras Lamb": keras_update(keras.optimizers.Lamb(1e-5)),
+        "Keras SGD, XLA": keras_update_compiled(keras.optimizers.SGD(1e-5)),
+        "Keras momentum, XLA": keras_update_compiled(keras.optimizers.SGD(1e-5, 0.9)),
+        "Keras Adam, XLA": keras_update_compiled(keras.optimizers.Adam(1e-5)),
     }
 
 

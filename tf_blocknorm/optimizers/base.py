@@ -112,8 +112,9 @@ class BlockNormalized(RecordsDirection, Blockwise):
         )
 
     def fused_rule(self):
-        alone = self.normalize == "gradient" and not self.noise
-        return self._fused_keras_rule(super().update_step) if alone else None
+        if self.normalize == "update" or self.noise:  # There is more to do for each variable.
+            return None
+        return self._fused_keras_rule(super().update_step)
 
     def _fused_keras_rule(self, update_step):
         rule = KERAS_RULES.get(update_step.__func__)

@@ -148,7 +148,7 @@ class Blockwise(Hooks):
         return self.factors([index])[0] if self._scratch.fused else None
 
     def factors(self, indices):
-        """The same of several variables in a fused step."""
+        """The same of several variables, in a fused step."""
         known, factors = self._scratch.factors
         if indices == known:
             return factors.each
@@ -206,7 +206,7 @@ class Blockwise(Hooks):
 
     def _move(self, variable, direction, learning_rate, factor=None):
         """The variable minus learning rate times factor times direction."""
-        if self._fit(self._indices([variable]), [direction], learning_rate):
+        if self._fit([self._get_variable_index(variable)], [direction], learning_rate):
             FUSED.descend([variable], [direction], [learning_rate], [factor])
             return
         direction = times(direction, factor)

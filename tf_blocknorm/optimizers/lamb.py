@@ -139,8 +139,9 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
         return self._fused_step
 
     def _fused_step(self, indices, gradients, variables, learning_rate):
+        # Where the order of things can be told, not yet, so that few exist at a time.
         steps = [None] * len(indices)
-        if not ORDERED:  # else not until the order of things can be told, so that few exist at once
+        if not ORDERED:
             steps = self._fused_directions(indices, gradients, variables)
         self._scratch.visits += map(Visit, indices, variables, steps, gradients)
 

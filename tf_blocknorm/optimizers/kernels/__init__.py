@@ -2,8 +2,9 @@
 
 `FUSED` is the module with the fused operations of the backend that Keras runs on, or None: on JAX
 the compiler fuses the rules as they are written. Whether a step can use them is for `can_fuse` to
-say, whether a variable can, for `fits`. They are asked for inside `together()`. Where they are
-`ORDERED`, what is asked for inside `after(operations)` waits for these.
+say, whether a variable can, for `fits`. They take lists with an entry for each variable, and are
+asked for inside `together()`. Where they are `ORDERED`, what is asked for inside
+`after(operations)` waits for these.
 """
 
 import contextlib
