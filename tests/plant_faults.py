@@ -26,6 +26,7 @@ HOOKS = "tf_blocknorm/optimizers/hooks.py"
 PARTITION = "tf_blocknorm/optimizers/partition.py"
 ROWS = "tf_blocknorm/optimizers/rows.py"
 BLOCKWISE = "tf_blocknorm/optimizers/blockwise.py"
+FUSED_STEP = "tf_blocknorm/optimizers/fused.py"
 NOVOGRAD = "tf_blocknorm/optimizers/novograd.py"
 LARS = "tf_blocknorm/optimizers/lars.py"
 LAMB = "tf_blocknorm/optimizers/lamb.py"
@@ -129,7 +130,7 @@ FAULTS = [
     ),
     (
         "torch: an update_step in place of ours is passed over",
-        BLOCKWISE,
+        FUSED_STEP,
         'if "update_step" in vars(self) or not self._belong_together:',
         "if False:",
         "torch test_kernels_torch.py -k in_place_of_ours",

@@ -289,9 +289,8 @@ class AdaptiveBlockNormSGD(BlockNormalized, keras.optimizers.Optimizer):
     def _blend(self, indices, slots, directions, factors, decay):
         if self._fit(indices, directions, *factors):
             FUSED.blend(slots, directions, factors, decay)
-            return
-        for row in zip(slots, directions, factors):
-            agreement.blend(self.assign, *row, decay)
+        else:
+            agreement.blend(self.assign, slots, directions, factors, decay)
 
     def get_config(self):
         config = super().get_config()

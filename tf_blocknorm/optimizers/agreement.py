@@ -41,12 +41,13 @@ def compare(partition, indices, gradients, past, decay, assign, add=None):
         decay: of the average: 0 compares with the last gradient alone.
         assign: function `(slot, value)`.
         add: function `(indices, slots, directions, factors, decay)` that does for the variables of
-            these indices what `blend` does for one. Defaults to `blend` for each.
+            these indices what `blend` does. Defaults to `blend`.
 
     Returns:
         Two vectors with one entry per label of the partition: the cosines, 0 where there is none;
         and whether there is one: neither side is zero or not a number.
     """
+    add = add or (lambda _, *columns: blend(assign, *columns))
     members = partition.members(indices)
     groups = list(members.values())
     slots = [past.averages[index] for index in indices]
@@ -76,20 +77,18 @@ def compare(partition, indices, gradients, past, decay, assign, add=None):
         for group, block, factor in zip(groups, scaled, norms.split(factors, scaled))
         for position, direction in zip(group, block.tensors)
     ]
-    if add and rows:
+    if rows:
         add(*map(list, zip(*rows)), decay)
-    else:
-        for _, *row in rows:
-            blend(assign, *row, decay)
     return partition.scatter(members, cosines), partition.scatter(members, known)
 
 
-def blend(assign, slot, direction, factor, decay):
-    """Slot = decay * slot + factor * direction, by `assign(slot, value)`."""
-    mixed = times(direction, factor)
-    if decay:
-        mixed = decay * cast(ops.convert_to_tensor(slot), mixed.dtype) + mixed
-    assign(slot, cast(mixed, slot.dtype))
+def blend(assign, slots, directions, factors, decay):
+    """Slots = decay * slots + factors * directions, by `assign(slot, value)`."""
+    for slot, direction, factor in zip(slots, directions, factors):
+        mixed = times(direction, factor)
+        if decay:
+            mixed = decay * cast(ops.convert_to_tensor(slot), mixed.dtype) + mixed
+        assign(slot, cast(mixed, slot.dtype))
 
 
 def mean(partition, cosines, known):

@@ -10,13 +10,12 @@ from tf_blocknorm import blocks, norms, saving
 from tf_blocknorm.light import cast
 from tf_blocknorm.optimizers import arguments, rows
 from tf_blocknorm.optimizers.factors import Factors
-from tf_blocknorm.optimizers.hooks import Hooks
-from tf_blocknorm.optimizers.kernels import FUSED
+from tf_blocknorm.optimizers.fused import Fused
 from tf_blocknorm.optimizers.partition import Partition
 from tf_blocknorm.optimizers.rows import times
 
 
-class Blockwise(Hooks):
+class Blockwise(Fused):
     """Mixin that divides the variables of the Keras optimizer behind it into blocks.
 
     Arguments that every optimizer of the package adds to those of its Keras parent, all by keyword:
@@ -73,11 +72,6 @@ class Blockwise(Hooks):
         super().__init_subclass__(**kwargs)
         if issubclass(cls, keras.optimizers.Optimizer):
             cls.__signature__ = arguments.signature(cls, Blockwise, cls.fixed)
-        step, rule = (
-            next((base for base in cls.__mro__ if name in vars(base)), None)
-            for name in ("update_step", "fused_rule")
-        )
-        cls._belong_together = step is rule  # else one of them has been replaced without the other
 
     def build(self, variables):
         if self.built:
@@ -94,16 +88,6 @@ class Blockwise(Hooks):
         """The blocks of a built optimizer: their names, with the paths of their variables."""
         paths = self._partition.paths
         return {name: [paths[i] for i in g] for name, g in self._partition.members().items()}
-
-    def _indices(self, variables):
-        """The indices of a list of variables, which is the same one several times in a step."""
-        scratch = self._scratch
-        if variables is scratch.variables:
-            return scratch.indices
-        indices = [self._get_variable_index(variable) for variable in variables]
-        if scratch.fused:
-            scratch.variables, scratch.indices = variables, indices
-        return indices
 
     def _members(self, variables):
         """The blocks among these variables: from their names to lists of positions in the list."""
@@ -135,99 +119,6 @@ class Blockwise(Hooks):
         """A vector of what blocks have, as a list with one entry per tensor, as of `Factors`."""
         groups = list(groups)
         return Factors(len(tensors), groups, self._partition.make(tensors, groups), vector).each
-
-    def _leave_factors(self, tensors, factors, variables):
-        """What `on_gradients` returns: multiplied here, or by the fused update of the variable."""
-        if not self._scratch.fused:
-            return factors.on(tensors)
-        self._scratch.factors = self._indices(variables), factors
-        return tensors
-
-    def factor(self, index):
-        """What the gradient of a variable is still to be multiplied by, or None."""
-        return self.factors([index])[0] if self._scratch.fused else None
-
-    def factors(self, indices):
-        """The same of several variables, in a fused step."""
-        known, factors = self._scratch.factors
-        if indices == known:
-            return factors.each
-        by_index = self._once("factors", None, lambda: dict(zip(known, factors.each)))
-        return [by_index.get(index) for index in indices]
-
-    def rates_and_factors(self, indices, learning_rate):
-        """Two lists: what fused updates multiply gradients by, and factors beside it, or None."""
-        if learning_rate is not self._scratch.rate:  # A callback gave these variables their own.
-            return [learning_rate] * len(indices), self.factors(indices)
-        known, factors = self._scratch.factors
-        if indices == known:
-            return factors.with_rate(learning_rate)
-        by_index = self._once(
-            "rates", None, lambda: dict(zip(known, zip(*factors.with_rate(learning_rate))))
-        )
-        pairs = [by_index.get(index, (learning_rate, None)) for index in indices]
-        return [list(column) for column in zip(*pairs)]
-
-    def fused_rule(self):
-        """The rule by fused operations, for several variables at once; None if there is none.
-
-        A function of the lists of their indices, gradients and variables, and of the learning rate,
-        that does what `update_step` of the same class does for each of them.
-        """
-
-    def update_at_once(self, gradients, variables, learning_rate):
-        """Does what `update_step` would do for each variable; returns whether it could."""
-        if "update_step" in vars(self) or not self._belong_together:
-            return False
-        rule, indices = self.fused_rule(), self._indices(variables)
-        if rule is None or not self._fit(indices, gradients, learning_rate):
-            return False
-        rule(indices, gradients, variables, learning_rate)
-        return True
-
-    def _fit(self, indices, tensors, *scalars):
-        """Whether one fused operation can update the variables of these indices in this step."""
-        if not self._scratch.fused:
-            return False
-        dtypes = self._partition.dtypes
-        pairs = {(dtypes[index], tensor.dtype) for index, tensor in zip(indices, tensors)}
-        return len(pairs) == 1 and FUSED.fits(*pairs.pop(), *scalars)
-
-    def _move_all(self, variables, directions, learning_rate, factors):
-        """The variables minus learning rate times factors times directions.
-
-        Returns the operations that do so, for `after`.
-        """
-        if self._fit(self._indices(variables), directions, learning_rate):
-            return FUSED.descend(variables, directions, *factors.with_rate(learning_rate))
-        for variable, direction, factor in zip(variables, directions, factors.each):
-            self._move(variable, direction, learning_rate, factor)
-        return []
-
-    def _move(self, variable, direction, learning_rate, factor=None):
-        """The variable minus learning rate times factor times direction."""
-        if self._fit([self._get_variable_index(variable)], [direction], learning_rate):
-            FUSED.descend([variable], [direction], [learning_rate], [factor])
-            return
-        direction = times(direction, factor)
-        step = ops.multiply(ops.cast(learning_rate, direction.dtype), direction)
-        self.assign_sub(variable, ops.cast(step, variable.dtype))
-
-    def _once(self, name, dtype, make):
-        """What `make()` returned for the first variable of this dtype in a fused step."""
-        shared = self._scratch.shared
-        if (name, dtype) not in shared:
-            shared[name, dtype] = make()
-        return shared[name, dtype]
-
-    def powers(self, betas, dtype):
-        """Betas to the power of the number of this step."""
-
-        def make():
-            step = ops.cast(self.iterations + 1, dtype)
-            return [ops.power(ops.convert_to_tensor(beta, dtype), step) for beta in betas]
-
-        return self._once("powers", dtype, make)
 
     def _add_numbers(self, name, value=0.0):
         """A slot with one number per block, in the dtype that blocks are measured in."""

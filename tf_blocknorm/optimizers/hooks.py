@@ -15,16 +15,14 @@ moves one of these methods.
 """
 
 import collections
-import contextlib
 import math
-import types
 
 import keras
 
 from tf_blocknorm import norms
 from tf_blocknorm.optimizers import rows
-from tf_blocknorm.optimizers.factors import Factors
 from tf_blocknorm.optimizers.kernels import FUSED, can_fuse, together
+from tf_blocknorm.optimizers.scratch import Scratch
 
 PRIVATE = (
     "_apply_weight_decay",
@@ -49,16 +47,6 @@ CHANGE_GRADIENTS = (
     "global_clipnorm",
     "gradient_accumulation_steps",
 )
-
-# What there is outside of steps for: whether fused operations may be used; the learning rate; a
-# list of variables, and their indices; indices, and what these gradients are to be multiplied by.
-_UNFUSED = {
-    "fused": False,
-    "rate": None,
-    "variables": None,
-    "indices": None,
-    "factors": ([], Factors(0)),
-}
 
 Visit = collections.namedtuple("Visit", ["index", "variable", "direction", "gradient"])
 Visit.__doc__ = """A variable (or its copy on a replica) that the wrapped rule has been run for.
@@ -93,11 +81,7 @@ class _CommonHooks:
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # What lives no longer than a trace. In a namespace, as TensorFlow would try to write a bare
-        # list or dict into checkpoints.
-        self._scratch = types.SimpleNamespace(
-            visits=[], watched=None, compiled={}, shared={}, **_UNFUSED
-        )
+        self._scratch = Scratch()
 
     def takes_rows(self):
         """Whether sparse gradients may reach the rule as such (`rows`): on TensorFlow alone."""
@@ -129,23 +113,6 @@ class _CommonHooks:
         """All of the update that is compiled as one: from the gradients to the new variables."""
         raise NotImplementedError
 
-    @contextlib.contextmanager
-    def _collected_visits(self):
-        self._scratch.visits = []
-        yield self._scratch.visits
-        self._scratch.visits = []
-
-    @contextlib.contextmanager
-    def _fusing(self, possible, learning_rate):
-        """Inside, `_scratch` holds what fused operations need; afterwards, nothing."""
-        scratch = self._scratch
-        scratch.fused, scratch.rate, scratch.shared = possible, learning_rate, {}
-        try:
-            yield
-        finally:
-            vars(scratch).update(_UNFUSED)
-            scratch.shared = {}
-
     def _apply_weight_decay(self, variables):
         if self.decay_is_inside:
             return
@@ -173,9 +140,9 @@ class PortableHooks(_CommonHooks):
 
     def whole_step(self, grads, trainable_variables, learning_rate):
         learning_rate = keras.ops.convert_to_tensor(learning_rate)  # once for all variables
-        with self._fusing(can_fuse(), learning_rate):
+        with self._scratch.fusing(can_fuse(), learning_rate):
             gradients = self.on_gradients(grads, trainable_variables)
-            with self._collected_visits() as visits:
+            with self._scratch.collected_visits() as visits:
                 with together():
                     if not self.update_at_once(gradients, trainable_variables, learning_rate):
                         super()._backend_update_step(gradients, trainable_variables, learning_rate)
@@ -279,7 +246,7 @@ class TensorFlowHooks(_CommonHooks):
     def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
         import tensorflow as tf
 
-        with self._collected_visits() as visits:
+        with self._scratch.collected_visits() as visits:
             if tf.distribute.has_strategy():
                 super()._distributed_tf_update_step(distribution, grads_and_vars, learning_rate)
             else:  # Keras's detour over replicas takes long to trace.
@@ -289,7 +256,7 @@ class TensorFlowHooks(_CommonHooks):
         self.on_updates(visits, distribution.experimental_local_results(learning_rate)[0])
 
     def whole_step(self, grads, trainable_variables, learning_rate):
-        with self._fusing(can_fuse(), learning_rate), together():
+        with self._scratch.fusing(can_fuse(), learning_rate), together():
             super()._backend_update_step(grads, trainable_variables, learning_rate)
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):

@@ -236,7 +236,7 @@ class INSGD(CarriesStatistics, Blockwise, keras.optimizers.Optimizer):
 
     def fused_rule(self):
         # Rates are scalars; what is measured may be a number per channel.
-        fits = self.normalize == "gradient" or not any(n for n, _ in self._inputs.measured())
+        fits = self.normalize == "gradient" or self._inputs.are_constant
         return self._fused_step if self.momentum and fits else None
 
     def _fused_step(self, indices, gradients, variables, learning_rate, multipliers=None):

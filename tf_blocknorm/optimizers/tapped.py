@@ -165,8 +165,7 @@ def _fit(gradients, variables, rates):
     """Whether one fused operation can update these variables."""
     if any(map(is_sparse, gradients)):
         return False
-    pairs = {(standard(v.dtype), g.dtype) for v, g in zip(variables, gradients)}
-    return len(pairs) == 1 and FUSED.fits(*pairs.pop(), *rates)
+    return FUSED.fits([standard(v.dtype) for v in variables], gradients, *rates)
 
 
 def _without_autograd():

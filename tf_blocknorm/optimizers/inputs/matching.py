@@ -42,6 +42,7 @@ class Powers:
 
     Attributes:
         constants: the constant powers, by the indices of their variables.
+        are_constant: whether none is measured.
     """
 
     def __init__(self, variables, plain, constants):
@@ -79,6 +80,7 @@ class Powers:
             )
         self._sources = tuple(sources)
         self.constants = {i: s for i, s in enumerate(sources) if isinstance(s, float)}
+        self.are_constant = not any(hasattr(s, "sums") for s in sources)
 
     def measured(self):
         """For each variable, how many powers are measured, and their dtype; (0, None) for none."""

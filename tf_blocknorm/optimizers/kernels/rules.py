@@ -30,6 +30,7 @@ def _adam(optimizer, indices, gradients, variables, rate):
         variables,
         [optimizer._momentums[i] for i in indices],
         [optimizer._velocities[i] for i in indices],
+        [optimizer._velocity_hats[i] if optimizer.amsgrad else None for i in indices],
         gradients,
         optimizer.factors(indices),
         optimizer.beta_1,
@@ -37,7 +38,6 @@ def _adam(optimizer, indices, gradients, variables, rate):
         optimizer.epsilon,
         rate,
         powers,
-        [optimizer._velocity_hats[i] for i in indices] if optimizer.amsgrad else None,
     )
 
 

@@ -12,11 +12,15 @@ def rank(scalar):
     return getattr(scalar, "ndim", 0)
 
 
-def fits(dtype, other, *scalars):
-    """Whether the operations take a variable of this dtype, a tensor of the other, and the scalars.
+def fits(dtypes, tensors, *scalars):
+    """Whether one operation takes variables of these dtypes, a tensor for each, and the scalars.
 
     A scalar may be None.
     """
+    pairs = {(dtype, tensor.dtype) for dtype, tensor in zip(dtypes, tensors)}
+    if len(pairs) != 1:
+        return False
+    ((dtype, other),) = pairs
     return dtype in _DTYPES and dtype == standard(other) and not any(map(rank, scalars))
 
 

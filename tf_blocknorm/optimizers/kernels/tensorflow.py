@@ -147,22 +147,10 @@ def heavy_ball(variables, slots, gradients, momentum, rates, factors, decays, ne
         )
 
 
-def adam(
-    variables,
-    ms,
-    vs,
-    gradients,
-    factors,
-    beta_1,
-    beta_2,
-    epsilon,
-    rate,
-    powers=(0.0, 0.0),
-    v_hats=None,
-):
-    """Adam as Keras has it; `powers` are those of the betas, 0 for no bias correction."""
-    columns = variables, ms, vs, gradients, factors, v_hats or [None] * len(variables)
-    for variable, m, v, gradient, factor, v_hat in zip(*columns):
+def adam(variables, ms, vs, v_hats, gradients, factors, beta_1, beta_2, epsilon, rate, powers):
+    """Adam as Keras has it; `powers` are those of the betas, and a v_hat may be None."""
+    columns = variables, ms, vs, v_hats, gradients, factors
+    for variable, m, v, v_hat, gradient, factor in zip(*columns):
         with _local.turns.one_of(variable) as took:
             if factor is not None:
                 gradient = gradient * tf.cast(factor, gradient.dtype)

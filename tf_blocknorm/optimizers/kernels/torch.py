@@ -198,27 +198,17 @@ def _short_heavy_ball(variables, slots, gradients, rates, factors, decays, momen
 _OF_SHORT = {_velocity: _short_velocity, _heavy_ball: _short_heavy_ball}
 
 
-def adam(
-    variables,
-    ms,
-    vs,
-    gradients,
-    factors,
-    beta_1,
-    beta_2,
-    epsilon,
-    rate,
-    powers=(0.0, 0.0),
-    v_hats=None,
-):
-    """Adam as Keras has it; `powers` are those of the betas, 0 for no bias correction."""
+def adam(variables, ms, vs, v_hats, gradients, factors, beta_1, beta_2, epsilon, rate, powers):
+    """Adam as Keras has it; `powers` are those of the betas, and a v_hat may be None."""
     like = gradients[0]
     key = id(rate), id(powers), like.dtype, like.device
     if key not in _local.shared:  # With what must not go before, as its id would come again.
         _local.shared[key] = _rate_of_adam(rate, powers, like), rate, powers
     columns = _values(variables), gradients, _values(ms), _values(vs)
-    v_hats = _values(v_hats) if v_hats else [None] * len(variables)
-    optional = v_hats, _numbers(factors, like)
+    optional = (
+        [None if v_hat is None else v_hat._value for v_hat in v_hats],
+        _numbers(factors, like),
+    )
     _later(_adam, columns, (_local.shared[key][0], beta_1, beta_2, epsilon), optional)
 
 
