@@ -14,7 +14,9 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from benchmarks.contenders import back_matched
+from tf_blocknorm import norms
 from tf_blocknorm.norms import fused_tensorflow as fused
+from tf_blocknorm.norms import second_look_tensorflow
 from tf_blocknorm.norms.block import Block
 
 RNG = np.random.default_rng(3)
@@ -74,6 +76,59 @@ def test_others_are_left_to_the_formulas():
     block = Block([tf.ones((3, 4))])
     assert fused.sizes([block], "std") is None
     assert fused.sizes([Block([tf.ones((3, 4))], per_unit=True), block], "l2") is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_second_look_takes_all_tensors_along(norm, dtype):
+    """23 tensors: two parts of 8, one of 4, of 2 and of 1; some blocks have several."""
+    xs = arrays("float64") + arrays("float64") + [np.float64(-3.0), *arrays("float64")[:2]]
+    groups = [[0, 1], [2], [3], [4, 5, 6], *([i] for i in range(7, 20)), [20], [21, 22]]
+    variables = [tf.Variable(np.zeros(x.shape), dtype=dtype) for x in xs]
+
+    @tf.function(autograph=False)
+    def measured(tensors):
+        blocks = [Block([tensors[i] for i in group]) for group in groups]
+        parts, inverses = norms.unmultiplied(blocks, norm)
+        shapes = [[x.shape for x in block.tensors] for block in parts]
+        assert shapes == [[xs[i].shape for i in group] for group in groups]
+        units = [
+            [x * inverse for x in block.tensors]
+            for block, inverse in zip(parts, tf.unstack(inverses, len(groups)))
+        ]
+        weights = [Block([variables[i] for i in group]) for group in groups]
+        return tf.nest.flatten(units), norms.sizes(blocks, norm), norms.sizes(weights, norm)
+
+    order = [i for group in groups for i in group]
+    whole = [np.concatenate([xs[i].ravel() for i in group]) for group in groups]
+    sizes = np.array([NORMS[norm](x) for x in whole])
+    each = np.concatenate([[size] * len(group) for size, group in zip(sizes, groups)])
+    tolerance = 1e-6 if dtype == "float32" else 1e-13
+    small, large = (1e-25, 1e30) if dtype == "float32" else (1e-290, 1e290)
+    for pattern in ([1.0], [1.0, small, large], [large]):
+        scales = np.resize(pattern, len(groups))
+        for group, scale in zip(groups, scales):
+            for i in group:
+                variables[i].assign(tf.constant(xs[i] * scale, dtype))
+        units, found, found_of_variables = measured([v.read_value() for v in variables])
+        for i, size, unit in zip(order, each, units):
+            np.testing.assert_allclose(unit, xs[i] / size, rtol=tolerance)
+        np.testing.assert_allclose(found, sizes * scales, rtol=tolerance)
+        np.testing.assert_allclose(found_of_variables, sizes * scales, rtol=tolerance)
+
+
+def test_a_condition_is_traced_once_for_all_graphs():
+    def traced():
+        measured = tf.function(lambda xs: norms.unmultiplied([Block([x]) for x in xs], "l2")[1])
+        graph = measured.get_concrete_function(list(map(tf.constant, arrays()))).graph
+        return [op.type for op in graph.get_operations()]
+
+    kinds = traced()
+    assert not {"If", "StatelessIf"}.intersection(kinds)
+    assert kinds.count("PartitionedCall") == 2  # eight tensors, and two
+    before = second_look_tensorflow._function.cache_info().misses
+    traced()
+    assert second_look_tensorflow._function.cache_info().misses == before
 
 
 def operations(optimizer, dtype="float32"):
@@ -141,7 +196,8 @@ def test_float64_is_exact(cls, rule, options):
     np.testing.assert_allclose(variable.numpy(), weights, rtol=1e-12)
 
 
-def test_convolutions_keep_their_shapes_under_lamb():
+@pytest.mark.parametrize("make", [tfb.LAMB, tfb.LARS, tfb.BlockNormAdam], ids=lambda c: c.__name__)
+def test_convolutions_keep_their_shapes(make):
     """A workspace of changing shape let grappler mix up the kernels' shapes, in every third run."""
     x, y = RNG.normal(size=(16, 12, 12, 3)).astype("float32"), np.arange(16) % 5
     for seed in range(6):
@@ -151,6 +207,6 @@ def test_convolutions_keep_their_shapes_under_lamb():
         head = [keras.layers.Flatten(), keras.layers.Dense(5, activation="softmax")]
         model = keras.Sequential([keras.Input((12, 12, 3)), *layers, *head])
         loss = "sparse_categorical_crossentropy"
-        model.compile(tfb.LAMB(0.01), loss, jit_compile=False, steps_per_execution=4)
+        model.compile(make(0.01), loss, jit_compile=False, steps_per_execution=4)
         history = model.fit(x, y, batch_size=2, verbose=0).history
         assert np.isfinite(history["loss"][0])

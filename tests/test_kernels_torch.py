@@ -294,40 +294,6 @@ def test_variables_of_two_dtypes():
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "make", [tfb.BlockNormSGD, tfb.BlockNormAdam, tfb.NovoGrad, tfb.LARS, tfb.LAMB]
-)
-@pytest.mark.parametrize("of_a_subclass", [True, False])
-def test_an_update_step_in_place_of_ours_sees_every_variable(make, of_a_subclass):
-    """What is done for all variables at once must not go past it."""
-    seen = []
-
-    def halved(update_step):
-        def method(gradient, variable, learning_rate):
-            seen.append(variable)
-            update_step(gradient, variable, 0.5 * learning_rate)
-
-        return method
-
-    class Halved(make):
-        def update_step(self, gradient, variable, learning_rate):
-            halved(super().update_step)(gradient, variable, learning_rate)
-
-    optimizer = (Halved if of_a_subclass else make)(0.1)
-    if not of_a_subclass:
-        optimizer.update_step = halved(optimizer.update_step)
-    starts, gradients = RNG.normal(size=(2, 3, 2, 4)).astype("float32")
-    variables = [keras.Variable(x) for x in starts]
-    optimizer.apply([torch.from_numpy(g) for g in gradients], variables)
-    assert seen == variables
-
-    expected = make(0.1 if make is tfb.LAMB else 0.05)  # which moves in `on_updates`
-    others = [keras.Variable(x) for x in starts]
-    expected.apply([torch.from_numpy(g) for g in gradients], others)
-    for variable, other in zip(variables, others):
-        np.testing.assert_allclose(variable.numpy(), other.numpy(), rtol=1e-5)
-
-
 def test_after_an_error_nothing_is_left_over():
     variables = [keras.Variable(np.ones(3, "float32")) for _ in range(2)]
     optimizer = tfb.BlockNormSGD(learning_rate=1.0)

@@ -474,3 +474,39 @@ def test_with_everything_excluded_no_block_is_left(cls):
     after = ops.convert_to_numpy(variable)
     assert after[0] < 1.0
     assert after[1] != 2.0
+
+
+@pytest.mark.parametrize(
+    "make", [tfb.BlockNormSGD, tfb.BlockNormAdam, tfb.NovoGrad, tfb.LARS, tfb.LAMB]
+)
+@pytest.mark.parametrize("of_a_subclass", [True, False])
+def test_an_update_step_in_place_of_ours_sees_every_variable(make, of_a_subclass):
+    """What is done for all variables at once must not go past it."""
+    seen = []
+
+    def halved(update_step):
+        def method(gradient, variable, learning_rate):
+            seen.append(gradient)
+            update_step(gradient, variable, 0.5 * learning_rate)
+
+        return method
+
+    class Halved(make):
+        def update_step(self, gradient, variable, learning_rate):
+            halved(super().update_step)(gradient, variable, learning_rate)
+
+    optimizer = (Halved if of_a_subclass else make)(0.1)
+    if not of_a_subclass:
+        optimizer.update_step = halved(optimizer.update_step)
+    starts, gradients = np.random.default_rng(0).normal(size=(2, 3, 2, 4)).astype("float32")
+    ours = variables(*starts)
+    optimizer.apply(list(map(ops.array, gradients)), ours)
+    assert len(seen) == len(ours)
+
+    expected = make(0.1 if make is tfb.LAMB else 0.05)  # which moves in `on_updates`
+    others = variables(*starts)
+    expected.apply(list(map(ops.array, gradients)), others)
+    for variable, other in zip(ours, others):
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(variable), ops.convert_to_numpy(other), rtol=1e-5
+        )

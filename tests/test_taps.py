@@ -135,6 +135,33 @@ def test_rates_of_single_variables(make):
         np.testing.assert_allclose(b, a * factor, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["before", "after"])
+def test_an_update_step_of_ones_own_is_not_passed_over(order):
+    """Nor is it gone afterwards, if it was there before."""
+    optimizer, seen, rows = keras.optimizers.SGD(0.02), [], ROWS[:1]
+
+    class Own(keras.callbacks.Callback):
+        def set_model(self, model):
+            rule = optimizer.update_step
+
+            def own(gradient, variable, learning_rate):
+                seen.append(variable)
+                rule(gradient, variable, 0.5 * learning_rate)
+
+            optimizer.update_step = self.step = own
+
+    own = Own()
+    callbacks = [own, callback(Halves())][::order]
+    weights = problems.train(problems.compiled(optimizer), rows, callbacks=callbacks)
+    assert len(seen) == len(weights)
+    if order == 1:
+        assert optimizer.update_step is own.step
+
+    expected = problems.compiled(keras.optimizers.SGD(0.01))
+    for a, b in zip(weights, problems.train(expected, rows, callbacks=[callback(Halves())])):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
 def test_evaluate_does_not_leave_it_in_the_step():
     model, seen = problems.compiled(keras.optimizers.SGD(0.01)), callback()
     zeros = np.zeros((len(ROWS), 1), "float32")

@@ -11,6 +11,7 @@ from tf_blocknorm.norms.block import Block, in_one_dtype, join, split
 from tf_blocknorm.norms.modes import (
     cond,
     fused_reductions,
+    in_graph_of_tensorflow,
     inside_xla,
     maxima_drop_nans,
     on_jax_at_once,
@@ -62,7 +63,7 @@ def _measure(blocks, norm, keep=True, anew=None):
 
     def scaled(blocks, factors):
         return [
-            block.map(lambda x, factor=factor: ops.multiply(x, factor))
+            block.map(lambda x, factor=factor: x * factor)
             for block, factor in zip(blocks, split(factors, blocks))
         ]
 
@@ -117,6 +118,15 @@ def _measure(blocks, norm, keep=True, anew=None):
 
     def kept(blocks):
         return [block.tensors for block in blocks] if keep else []
+
+    if in_graph_of_tensorflow():
+        from tf_blocknorm.norms.second_look_tensorflow import scaled_unless
+
+        factors = factors_for(sizes)
+        found = scaled_unless(usual, blocks, factors, norm, keep)
+        if found is not None:
+            blocks, again = found
+            return blocks, where(usual, sizes, again), factors
 
     # Not left to a multiplication by 1: it would cost a pass over the gradients, and TensorFlow
     # would merge it with the division into one factor, which is subnormal for entries beyond

@@ -4,6 +4,8 @@ For graphs and eager code outside XLA, whose reductions on CPUs run on one threa
 the plain formulas of `sizes.py` into as good a loop.
 """
 
+import functools
+import itertools
 import math
 
 import numpy as np
@@ -22,12 +24,37 @@ def sizes(blocks, norm):
         blocks: list of `Block` of one dtype, float32 or float64.
         norm: its name.
     """
-    if norm not in _NORMS or any(block.per_unit for block in blocks):
+    if not measures(blocks, norm):
         return None
-    owners = np.concatenate([[i] * len(block.tensors) for i, block in enumerate(blocks)])
     tensors = [x for block in blocks for x in block.tensors]
-    counts = np.array([block.count for block in blocks], tensors[0].dtype.as_numpy_dtype)
-    return _NORMS[norm](tensors, _Joined(owners), counts)
+    return of_blocks(blocks, norm, numbers(tensors, norm))
+
+
+def measures(blocks, norm):
+    """Whether there is a fused way."""
+    return norm in NUMBERS and not any(block.per_unit for block in blocks)
+
+
+def numbers(tensors, norm):
+    """What a norm is made of: for each of its `NUMBERS` a vector of what the tensors have."""
+    return [_reduced(tensors, reduce) for reduce in NUMBERS[norm]]
+
+
+def of_blocks(blocks, norm, numbers):
+    """The norms of blocks, made of the numbers of their tensors."""
+    if any(len(block.tensors) > 1 for block in blocks):
+        owners = np.repeat(np.arange(len(blocks)), [len(block.tensors) for block in blocks])
+        numbers = [_JOIN[NUMBERS[norm]](vector, owners) for vector in numbers]
+    if norm == "max":
+        return tf.maximum(*numbers)
+    if norm == "min_max":
+        largest, negative = numbers
+        return (tf.abs(largest) + tf.abs(negative)) * 0.5
+    (lengths,) = numbers
+    if norm == "l2":
+        return lengths
+    counts = np.array([block.count for block in blocks], lengths.dtype.as_numpy_dtype)
+    return lengths / np.sqrt(counts)
 
 
 def dot(x, y):
@@ -48,67 +75,52 @@ def sum_of_squares(x, axes):
     return tf.square(tf.raw_ops.EuclideanNorm(input=x, axis=axes, keep_dims=True))
 
 
-class _Joined:
-    """What to do with the numbers of the tensors to get those of the blocks."""
-
-    def __init__(self, owners):
-        self._owners = owners
-        self._one_each = len(set(owners.tolist())) == len(owners)
-
-    def add(self, numbers):
-        return numbers if self._one_each else tf.math.segment_sum(numbers, self._owners)
-
-    def maximum(self, numbers):
-        return numbers if self._one_each else tf.math.segment_max(numbers, self._owners)
-
-
 def _reduced(tensors, reduce):
-    """`reduce(rows, axis)` of each tensor as one row: a vector."""
+    """`reduce(tensor, axes)` of each tensor over all of its axes: a vector."""
     groups = {}
     for index, x in enumerate(tensors):
         small = x.shape.is_fully_defined() and math.prod(x.shape) <= _SMALL
         groups.setdefault(tuple(x.shape) if small else index, []).append(index)
-    order, numbers = [], []
-    for indices in groups.values():
-        order += indices
-        members = [tensors[index] for index in indices]
-        if len(members) == 1:
-            numbers.append(reduce(tf.reshape(members[0], [1, -1]), [1]))
-        else:
-            numbers.append(reduce(tf.reshape(tf.stack(members), [len(members), -1]), [1]))
-    joined = tf.concat(numbers, 0)
-    places = np.argsort(order)
-    return joined if list(places) == list(range(len(order))) else tf.gather(joined, places)
+    alone = [indices[0] for indices in groups.values() if len(indices) == 1]
+    together = [indices for indices in groups.values() if len(indices) > 1]
+    constant = functools.cache(tf.constant)  # one takes as long to trace as an operation
+    vectors = []
+    if alone:
+        vectors.append(tf.stack([_reduced_alone(tensors[i], reduce, constant) for i in alone]))
+    for indices in together:
+        rows = tf.stack([tensors[i] for i in indices])
+        vectors.append(reduce(tf.reshape(rows, [len(indices), -1]), [1]))
+    joined = tf.concat(vectors, 0)
+    places = np.argsort([*alone, *itertools.chain(*together)])
+    return joined if list(places) == list(range(len(places))) else tf.gather(joined, places)
 
 
-def _lengths(tensors):
-    return _reduced(tensors, lambda x, axis: tf.raw_ops.EuclideanNorm(input=x, axis=axis))
+def _reduced_alone(x, reduce, constant):
+    if not x.shape.rank:  # None, too; of a scalar, there would be nothing to reduce
+        x = tf.reshape(x, constant((-1,)))
+    return reduce(x, constant(tuple(range(x.shape.rank))))
 
 
-def _l2(tensors, joined, counts):
-    lengths = _lengths(tensors)
-    if joined.add(lengths) is lengths:
-        return lengths
-    return tf.sqrt(joined.add(tf.square(lengths)))
+def _length(x, axis):
+    return tf.raw_ops.EuclideanNorm(input=x, axis=axis)
 
 
-def _rms(tensors, joined, counts):
-    return _l2(tensors, joined, counts) / np.sqrt(counts)
+def _negative_of_smallest(x, axis):
+    return -tf.reduce_min(x, axis)
 
 
-def _extremes(tensors, joined):
-    """The largest entries, and the negatives of the smallest; here, a maximum keeps NaNs."""
-    largest = joined.maximum(_reduced(tensors, tf.reduce_max))
-    return largest, joined.maximum(-_reduced(tensors, tf.reduce_min))
+def _add(numbers, owners):
+    return tf.sqrt(tf.math.segment_sum(tf.square(numbers), owners))
 
 
-def _max(tensors, joined, counts):
-    return tf.maximum(*_extremes(tensors, joined))
-
-
-def _min_max(tensors, joined, counts):
-    largest, smallest = _extremes(tensors, joined)
-    return (tf.abs(largest) + tf.abs(smallest)) * 0.5
-
-
-_NORMS = {"l2": _l2, "rms": _rms, "avg_l2": _rms, "max": _max, "min_max": _min_max}
+# What is measured of every tensor; in graphs, a maximum keeps NaNs.
+_LENGTHS, _EXTREMES = (_length,), (tf.reduce_max, _negative_of_smallest)
+NUMBERS = {
+    "l2": _LENGTHS,
+    "rms": _LENGTHS,
+    "avg_l2": _LENGTHS,
+    "max": _EXTREMES,
+    "min_max": _EXTREMES,
+}
+# How the numbers of a block's tensors become the block's, and then its norm.
+_JOIN = {_LENGTHS: _add, _EXTREMES: tf.math.segment_max}

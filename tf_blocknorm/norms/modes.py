@@ -34,6 +34,15 @@ def _inside_xla_of_tensorflow():
     return keras.backend.backend() == "tensorflow" and inside_xla()
 
 
+def in_graph_of_tensorflow():
+    """Whether what is computed now becomes part of a graph that is not compiled by XLA."""
+    if keras.backend.backend() != "tensorflow" or inside_xla():
+        return False
+    import tensorflow as tf
+
+    return not tf.executing_eagerly()
+
+
 def total(x, axis=None):
     """The sum of a tensor's entries over some axes, or all."""
     if axis is None and _inside_xla_of_tensorflow():

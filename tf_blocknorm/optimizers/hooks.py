@@ -249,13 +249,18 @@ class TensorFlowHooks(_CommonHooks):
         with self._scratch.collected_visits() as visits:
             if tf.distribute.has_strategy():
                 super()._distributed_tf_update_step(distribution, grads_and_vars, learning_rate)
-            else:  # Keras's detour over replicas takes long to trace.
+            elif not self.update_at_once(*zip(*grads_and_vars), learning_rate):
+                # Keras's detour over replicas takes long to trace.
                 for gradient, variable in grads_and_vars:
                     self.update_step(gradient, variable, learning_rate)
         # That of a schedule was computed by every replica, the same by all.
         self.on_updates(visits, distribution.experimental_local_results(learning_rate)[0])
 
     def whole_step(self, grads, trainable_variables, learning_rate):
+        import tensorflow as tf
+
+        if not tf.distribute.has_strategy():
+            learning_rate = tf.convert_to_tensor(learning_rate)  # once for all variables
         with self._scratch.fusing(can_fuse(), learning_rate), together():
             super()._backend_update_step(grads, trainable_variables, learning_rate)
 

@@ -1,5 +1,6 @@
 """Adam whose steps are as long as the weights say, block by block."""
 
+import collections
 import itertools
 import math
 
@@ -215,11 +216,7 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
         return [[visits[i] for i in itertools.chain(*bundle)] for bundle in bundles]
 
     def _move_bundle(self, visits, learning_rate):
-        variables = [visit.variable for visit in visits]
-        steps = [visit.direction for visit in visits]
-        for position, (index, variable, direction, gradient) in enumerate(visits):
-            if direction is None:
-                (steps[position],) = self._fused_directions([index], [gradient], [variable])
+        variables, steps = [visit.variable for visit in visits], self._steps(visits)
         members = self._members(variables)
 
         def anew(late):
@@ -227,6 +224,19 @@ class LAMB(TrustRatio, keras.optimizers.Optimizer):
 
         steps, factors, ratios = self._trusted(steps, variables, members, anew)
         return members, ratios, self._move_all(variables, steps, learning_rate, factors)
+
+    def _steps(self, visits):
+        """The directions of visits: those that are not there yet are made now."""
+        steps, late = [visit.direction for visit in visits], collections.defaultdict(list)
+        for position, visit in enumerate(visits):
+            if visit.direction is None:
+                late[visit.gradient.dtype].append(position)
+        for positions in late.values():
+            indices, variables, _, gradients = zip(*(visits[position] for position in positions))
+            made = self._fused_directions(indices, gradients, variables)
+            for position, step in zip(positions, made):
+                steps[position] = step
+        return steps
 
     def _trusted(self, steps, variables, members, anew):
         """The steps, the `Factors` that make them theirs times trust ratios, and these ratios."""

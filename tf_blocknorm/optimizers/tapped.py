@@ -29,11 +29,11 @@ def patch(optimizer, outermost, create_state):
     """
     tapped = types.SimpleNamespace(taps={}, patched=[])
     seen = _Seen()
-    is_sgd = type(optimizer).update_step is keras.optimizers.SGD.update_step
+    is_sgd = getattr(optimizer.update_step, "__func__", None) is keras.optimizers.SGD.update_step
 
     def replace(name, make, patched=optimizer):
+        tapped.patched.append((patched, name, vars(patched).get(name)))
         setattr(patched, name, make(getattr(patched, name)))
-        tapped.patched.append((patched, name))
 
     def keeps_its_gradients(on_gradients):
         def method(gradients, variables):
@@ -105,15 +105,28 @@ def patch(optimizer, outermost, create_state):
 
         return method
 
-    def steps_at_once_or_one_by_one(parallel):
+    def at_once(gradients, variables, learning_rate):
+        """Returns whether all could be updated by one call."""
+        if not seen.fused or optimizer.update_step is not tapped.update_step:
+            return False
+        indices = [optimizer._get_variable_index(variable) for variable in variables]
+        rate = ops.multiply(learning_rate, 1.0)  # a tensor, as a variable would be read for each
+        return fused_step(gradients, variables, indices, scaled(rate, indices))
+
+    def steps_at_once_on_torch(parallel):
         def method(grads, variables, learning_rate):
             if not scaling():
                 parallel(grads, variables, learning_rate)
-                return
-            indices = [optimizer._get_variable_index(variable) for variable in variables]
-            if not fused_step(grads, variables, indices, scaled(learning_rate, indices)):
+            elif not at_once(grads, variables, learning_rate):
                 for gradient, variable in zip(grads, variables):
                     optimizer.update_step(gradient, variable, learning_rate)
+
+        return method
+
+    def steps_at_once_on_tensorflow(one_by_one):
+        def method(distribution, grads_and_vars, learning_rate):
+            if not at_once(*zip(*grads_and_vars), learning_rate):
+                one_by_one(distribution, grads_and_vars, learning_rate)
 
         return method
 
@@ -136,10 +149,12 @@ def patch(optimizer, outermost, create_state):
     else:
         if keras.backend.backend() == "tensorflow":
             replace("_all_reduce_sum_gradients", keeps_reduced_gradients)
+            replace("_distributed_tf_update_step", steps_at_once_on_tensorflow)
         replace("_backend_update_step", runs_the_taps)
     replace("update_step", scales_the_rate)
+    tapped.update_step = optimizer.update_step  # which somebody may replace in turn
     if hasattr(optimizer, "_parallel_update_step"):  # several of Keras's on torch
-        replace("_parallel_update_step", steps_at_once_or_one_by_one)
+        replace("_parallel_update_step", steps_at_once_on_torch)
     # A LossScaleOptimizer saves the variables of the optimizer inside among its own, too.
     for saved in {id(o): o for o in (optimizer, outermost)}.values():
         replace("save_own_variables", without_the_taps, saved)
@@ -149,8 +164,11 @@ def patch(optimizer, outermost, create_state):
 
 def unpatch(optimizer):
     """Undo `patch`."""
-    for patched, name in getattr(optimizer, ATTRIBUTE).patched:
-        delattr(patched, name)
+    for patched, name, before in getattr(optimizer, ATTRIBUTE).patched:
+        if before is None:
+            delattr(patched, name)
+        else:  # one that somebody else had put in the place of the class's
+            setattr(patched, name, before)
     delattr(optimizer, ATTRIBUTE)
 
 

@@ -105,16 +105,18 @@ def shrink(variables, factor):
 
 def blend(slots, tensors, factors, decay):
     """Slots = decay * slots + factors * tensors."""
+    kept = _scalar(decay, tensors[0])
     for slot, tensor, factor in zip(slots, tensors, factors):
         with _local.turns.one_of(slot) as took:
             value = tensor * _scalar(factor, tensor)
             if decay:
-                value += _scalar(decay, tensor) * slot
+                value += kept * slot
             took(tf.raw_ops.AssignVariableOp(resource=slot.handle, value=value))
 
 
 def velocity(variables, slots, gradients, momentum, rates, factors, nesterov=False):
     """Slots = momentum * slots - rates * factors * gradients; variables += slots (or ahead)."""
+    momentum = _scalar(momentum, gradients[0])
     for variable, slot, *row in zip(variables, slots, gradients, rates, factors):
         gradient, rate = _absorb(*row)
         tf.raw_ops.ResourceApplyKerasMomentum(
@@ -122,7 +124,7 @@ def velocity(variables, slots, gradients, momentum, rates, factors, nesterov=Fal
             accum=slot.handle,
             lr=rate,
             grad=gradient,
-            momentum=_scalar(momentum, gradient),
+            momentum=momentum,
             use_nesterov=nesterov,
         )
 
@@ -132,6 +134,7 @@ def heavy_ball(variables, slots, gradients, momentum, rates, factors, decays, ne
 
     The updates are the gradients times the factors, plus the variables times the decays.
     """
+    momentum = _scalar(momentum, gradients[0])
     columns = variables, slots, gradients, rates, factors, decays
     for variable, slot, gradient, rate, factor, decay in zip(*columns):
         update = gradient if factor is None else gradient * _scalar(factor, gradient)
@@ -142,35 +145,37 @@ def heavy_ball(variables, slots, gradients, momentum, rates, factors, decays, ne
             accum=slot.handle,
             lr=_scalar(rate, update),
             grad=update,
-            momentum=_scalar(momentum, update),
+            momentum=momentum,
             use_nesterov=nesterov,
         )
 
 
 def adam(variables, ms, vs, v_hats, gradients, factors, beta_1, beta_2, epsilon, rate, powers):
     """Adam as Keras has it; `powers` are those of the betas, and a v_hat may be None."""
+    scalars = _adam_scalars(gradients[0], beta_1, beta_2, epsilon, rate, powers)
     columns = variables, ms, vs, v_hats, gradients, factors
     for variable, m, v, v_hat, gradient, factor in zip(*columns):
         with _local.turns.one_of(variable) as took:
             if factor is not None:
                 gradient = gradient * tf.cast(factor, gradient.dtype)
-            arguments = gradient, beta_1, beta_2, epsilon, rate, powers, v_hat
-            took(_apply_adam(variable.handle, m, v, *arguments))
+            took(_apply_adam(variable.handle, m, v, gradient, scalars, v_hat))
 
 
-def _apply_adam(handle, m, v, gradient, beta_1, beta_2, epsilon, rate, powers=(0, 0), v_hat=None):
-    arguments = {
-        "var": handle,
-        "m": m.handle,
-        "v": v.handle,
-        "beta1_power": _scalar(powers[0], gradient),
-        "beta2_power": _scalar(powers[1], gradient),
-        "lr": _scalar(rate, gradient),
-        "beta1": _scalar(beta_1, gradient),
-        "beta2": _scalar(beta_2, gradient),
-        "epsilon": _scalar(epsilon, gradient),
-        "grad": gradient,
+def _adam_scalars(like, beta_1, beta_2, epsilon, rate, powers=(0, 0)):
+    """Those of the operation, by its names, for all variables: each would take time to trace."""
+    numbers = {
+        "beta1_power": powers[0],
+        "beta2_power": powers[1],
+        "lr": rate,
+        "beta1": beta_1,
+        "beta2": beta_2,
+        "epsilon": epsilon,
     }
+    return {name: _scalar(number, like) for name, number in numbers.items()}
+
+
+def _apply_adam(handle, m, v, gradient, scalars, v_hat=None):
+    arguments = {"var": handle, "m": m.handle, "v": v.handle, "grad": gradient, **scalars}
     if v_hat is None:
         return tf.raw_ops.ResourceApplyAdam(**arguments)
     return tf.raw_ops.ResourceApplyAdamWithAmsgrad(vhat=v_hat.handle, **arguments)
@@ -181,7 +186,7 @@ def adam_directions(ms, vs, gradients, beta_1, beta_2, epsilon, rate, starts):
 
     Its averages are updated. `epsilon` and `rate` are those of `adam_scalars`.
     """
-    scalars = beta_1, beta_2, epsilon, rate
+    scalars = _adam_scalars(gradients[0], beta_1, beta_2, epsilon, rate)
     return [_adam_direction(*row, scalars) for row in zip(ms, vs, gradients, starts)]
 
 
@@ -193,5 +198,5 @@ def _adam_direction(m, v, gradient, start, scalars):
     if start is None:  # not `tf.zeros`: TensorFlow folds constants out of their order
         start = tf.raw_ops.Empty(shape=shape, dtype=dtype, init=True)
     tf.raw_ops.AssignVariableOp(resource=place, value=start)
-    _apply_adam(place, m, v, gradient, *scalars)
-    return tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=place, dtype=dtype), shape)
+    _apply_adam(place, m, v, gradient, scalars)
+    return tf.raw_ops.ReadVariableOp(resource=place, dtype=dtype)
