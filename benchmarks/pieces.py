@@ -130,7 +130,7 @@ class Pieces:
         factors = tf.unstack(1.0 / self.norms("max"))
         inverses = tf.unstack(1.0 / self.norms())
         self.descend(factors)
-        dots = [fused_tensorflow.dot(g, m) for g, m in zip(self.g, self.m)]
+        dots = fused_tensorflow.dots(zip(self.g, self.m))
         with tf.control_dependencies([self.sink.assign(tf.add_n(dots))]):
             for m, g, inverse in zip(self.m, self.g, inverses):
                 m.assign(g * inverse)
@@ -247,7 +247,7 @@ def table(p):
         "largest, XLA: abs in eights, no NaN lost": p.reduced(lambda x: greatest(tf.abs(x)), True),
         "largest: reduce_max(abs)": p.reduced(lambda x: tf.reduce_max(tf.abs(x))),
         "largest: reduce_max, reduce_min": p.reduced(by_extremes),
-        "scalar products, in stretches": p.reduced(lambda x: fused_tensorflow.dot(x, x)),
+        "scalar products, in stretches": p.reduced(lambda x: fused_tensorflow.dots([(x, x)])[0]),
         "scalar products, each in one": p.reduced(
             lambda x: tf.matmul(*[tf.reshape(x, [1, -1])] * 2, transpose_b=True)[0, 0]
         ),

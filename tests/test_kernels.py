@@ -68,7 +68,7 @@ def test_a_broken_entry_breaks_its_block_and_no_other(norm, broken):
 def test_long_scalar_products_are_exact():
     x, y = (RNG.normal(0.3, 1.0, 3_000_001).astype("float32") for _ in range(2))
     expected = np.dot(x.astype("float64"), y.astype("float64"))
-    found = fused.dot(tf.constant(x), tf.constant(y[:, None]))
+    (found,) = fused.dots([(tf.constant(x), tf.constant(y[:, None]))])
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 

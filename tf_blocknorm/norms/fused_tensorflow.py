@@ -57,17 +57,35 @@ def of_blocks(blocks, norm, numbers):
     return lengths / np.sqrt(counts)
 
 
-def dot(x, y):
-    """The sum of the products of the entries of two tensors, as products of matrices.
+def dots(pairs):
+    """For each pair of tensors the sum of the products of their entries, by products of matrices.
 
     Such a product adds one number after another: of some million, it would err by 1e-4.
     """
-    x, y = tf.reshape(x, [-1]), tf.reshape(y, [-1])
-    size = x.shape[0]
-    step = max(_STRETCH, math.ceil(size / _STRETCHES / 16) * 16)  # slices that need no copy
-    stretches = [slice(start, start + step) for start in range(0, size, step)]
-    products = [tf.matmul(x[None, s], y[None, s], transpose_b=True) for s in stretches]
-    return tf.reshape(tf.add_n(products), [])
+    constant = _constants()
+
+    def rows(x):
+        """The entries in rows of one length, and one of the rest: none of them a copy."""
+        size = math.prod(x.shape)
+        step = max(_STRETCH, math.ceil(size / _STRETCHES / 16) * 16)  # places that need no copy
+        count, rest = divmod(size, step)
+        if not count:
+            return [tf.reshape(x, constant((1, -1)))]
+        made = []
+        if rest:
+            x = tf.reshape(x, constant((-1,)))
+            end, length = constant((size - rest,)), constant((rest,))
+            made = [
+                tf.reshape(tf.raw_ops.Slice(input=x, begin=end, size=length), constant((1, -1)))
+            ]
+            x = tf.raw_ops.Slice(input=x, begin=constant((0,)), size=end)
+        return tf.split(tf.reshape(x, constant((count, step))), count) + made
+
+    def dot(x, y):
+        made = [tf.raw_ops.MatMul(a=a, b=b, transpose_b=True) for a, b in zip(rows(x), rows(y))]
+        return tf.reshape(tf.add_n(made) if len(made) > 1 else made[0], constant(()))
+
+    return [dot(*pair) for pair in pairs]
 
 
 def sum_of_squares(x, axes):
@@ -83,7 +101,7 @@ def _reduced(tensors, reduce):
         groups.setdefault(tuple(x.shape) if small else index, []).append(index)
     alone = [indices[0] for indices in groups.values() if len(indices) == 1]
     together = [indices for indices in groups.values() if len(indices) > 1]
-    constant = functools.cache(tf.constant)  # one takes as long to trace as an operation
+    constant = _constants()
     vectors = []
     if alone:
         vectors.append(tf.stack([_reduced_alone(tensors[i], reduce, constant) for i in alone]))
@@ -99,6 +117,11 @@ def _reduced_alone(x, reduce, constant):
     if not x.shape.rank:  # None, too; of a scalar, there would be nothing to reduce
         x = tf.reshape(x, constant((-1,)))
     return reduce(x, constant(tuple(range(x.shape.rank))))
+
+
+def _constants():
+    """A function that makes integer constants, equal ones but once: each takes long to trace."""
+    return functools.cache(lambda value: tf.constant(value, tf.int32))
 
 
 def _length(x, axis):

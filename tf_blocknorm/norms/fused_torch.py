@@ -56,6 +56,6 @@ def sum_of_squares(x, axes):
     return torch.sum(torch.square(x), axes, keepdim=True)
 
 
-def dot(x, y):
-    """The sum of the products of the entries of two tensors."""
-    return torch.dot(x.reshape(-1), y.reshape(-1))
+def dots(pairs):
+    """For each pair of tensors the sum of the products of their entries."""
+    return [torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in pairs]

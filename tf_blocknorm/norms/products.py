@@ -1,5 +1,8 @@
 """Sums of products and of squares, by the fused reductions where there are some."""
 
+import functools
+import operator
+
 from keras import ops
 
 from tf_blocknorm.light import cast
@@ -19,16 +22,19 @@ def dots(blocks, others):
         it.
     """
     fused = fused_reductions()
-
-    def dot(block, other):
-        pairs = [(x, cast(y, x.dtype)) for x, y in zip(block.tensors, other.tensors)]
-        if fused and not block.per_unit:
-            products = [fused.dot(*pair) for pair in pairs]
-        else:
-            products = [total(x * y, block.axis) for x, y in pairs]
-        return sum(products[1:], products[0])
-
-    return join(list(map(dot, blocks, others)))
+    pairs = [
+        (x, cast(y, x.dtype))
+        for block, other in zip(blocks, others)
+        for x, y in zip(block.tensors, other.tensors)
+    ]
+    if fused and not any(block.per_unit for block in blocks):
+        products = iter(fused.dots(pairs))
+    else:
+        axes = [block.axis for block in blocks for _ in block.tensors]
+        products = (total(x * y, axis) for (x, y), axis in zip(pairs, axes))
+    return join(
+        [functools.reduce(operator.add, [next(products) for _ in b.tensors]) for b in blocks]
+    )
 
 
 def sum_of_squares(x, axes):
