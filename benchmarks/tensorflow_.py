@@ -43,7 +43,8 @@ class Runner:
 
         # One launch per update, as in training; and a loop that XLA sees whole would compute but
         # once what depends on the gradients alone.
-        run = tf.function(step, autograph=False, jit_compile=True) if self._jit else step
+        update = tf.function(step, autograph=False, jit_compile=self._jit or None)
+        run = update if self._jit else step
 
         def body(i):
             run()
@@ -53,7 +54,9 @@ class Runner:
         def loop():
             return tf.while_loop(lambda i: i < steps, body, [0], parallel_iterations=1)
 
-        traced = measure.timed_alone(loop.get_concrete_function)
+        # Without the loop, which takes its time for all that it carries along, the same for all.
+        traced = measure.timed_alone(update.get_concrete_function)
+        loop.get_concrete_function()
         return _prepared(lambda: loop()[0].numpy(), steps, optimizer, built, traced)
 
     def train(self, make):
