@@ -74,13 +74,6 @@ FAULTS = [
         "test_kernels.py -k numpy",
     ),
     (
-        "fused: the norm of a scalar keeps its sign",
-        FUSED_NORMS,
-        "if not x.shape.rank:",
-        "if x.shape.rank is None:",
-        "test_kernels.py -k numpy",
-    ),
-    (
         "fused: the second look's sizes are those of the first",
         EXACT,
         "where(usual, sizes, again)",

@@ -39,6 +39,15 @@ class Halves(Sums):
         return [factors.get(index) for index in indices]
 
 
+class Thirds(Sums):
+    """Rates that an update of all variables at once can take."""
+
+    name = "thirds"
+
+    def rate_factors(self, indices):
+        return [ops.convert_to_tensor(1.0 / 3.0)] * len(indices)
+
+
 def callback(tap=None):
     result = TapCallback()
     result.tap = tap or Sums()
@@ -151,14 +160,14 @@ def test_an_update_step_of_ones_own_is_not_passed_over(order):
             optimizer.update_step = self.step = own
 
     own = Own()
-    callbacks = [own, callback(Halves())][::order]
+    callbacks = [own, callback(Thirds())][::order]
     weights = problems.train(problems.compiled(optimizer), rows, callbacks=callbacks)
     assert len(seen) == len(weights)
     if order == 1:
         assert optimizer.update_step is own.step
 
     expected = problems.compiled(keras.optimizers.SGD(0.01))
-    for a, b in zip(weights, problems.train(expected, rows, callbacks=[callback(Halves())])):
+    for a, b in zip(weights, problems.train(expected, rows, callbacks=[callback(Thirds())])):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 

@@ -114,7 +114,7 @@ def _reduced(tensors, reduce):
 
 
 def _reduced_alone(x, reduce, constant):
-    if not x.shape.rank:  # None, too; of a scalar, there would be nothing to reduce
+    if x.shape.rank is None:
         x = tf.reshape(x, constant((-1,)))
     return reduce(x, constant(tuple(range(x.shape.rank))))
 
