@@ -438,7 +438,7 @@ FAULTS = [
     (
         "the mean of rows is taken over those that were looked up",
         PARTITION,
-        "if rows.POSSIBLE and any(map(rows.is_sparse, members)):",
+        "if rows.any_sparse(members):",
         "if False:",
         "test_sparse.py -k equals_dense",
     ),

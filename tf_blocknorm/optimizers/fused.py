@@ -2,7 +2,6 @@
 
 from keras import ops
 
-from tf_blocknorm.optimizers import rows
 from tf_blocknorm.optimizers.hooks import Hooks
 from tf_blocknorm.optimizers.kernels import FUSED
 from tf_blocknorm.optimizers.rows import times
@@ -72,9 +71,7 @@ class Fused(Hooks):
         if "update_step" in vars(self) or not self._belong_together:
             return False
         rule, indices = self.fused_rule(), self._indices(variables)
-        if rule is None or any(map(rows.is_sparse, gradients)):
-            return False
-        if not self._fit(indices, gradients, learning_rate):
+        if rule is None or not self._fit(indices, gradients, learning_rate):
             return False
         rule(indices, gradients, variables, learning_rate)
         return True

@@ -7,7 +7,7 @@ from keras import ops
 
 from tf_blocknorm import blocks
 from tf_blocknorm.light import cast
-from tf_blocknorm.optimizers import arguments
+from tf_blocknorm.optimizers import arguments, implementations
 from tf_blocknorm.optimizers.blockwise import Blockwise
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.inputs.matching import Powers, validate_powers
@@ -15,25 +15,6 @@ from tf_blocknorm.optimizers.inputs.quotient import quotient
 from tf_blocknorm.optimizers.kernels import FUSED
 from tf_blocknorm.optimizers.rows import times
 from tf_blocknorm.optimizers.statistics import CarriesStatistics
-
-# What `INSGD.like` knows: the arguments that make it another implementation.
-_LIKE = {
-    "paper": {},
-    "code": {"floor": 0.01, "input_momentum": 0.0, "gain": "code"},
-    "code_2023": {
-        "floor": 0.01,
-        "input_momentum": 0.0,
-        "gain": "code",
-        "normalize": "gradient",
-    },
-    "nlms": {
-        "learning_rate": 1.0,
-        "momentum": 0.0,
-        "input_momentum": 0.0,
-        "log": False,
-        "epsilon": 0.0,
-    },
-}
 
 
 @form
@@ -200,8 +181,7 @@ class INSGD(CarriesStatistics, Blockwise, keras.optimizers.Optimizer):
         >>> tf_blocknorm.INSGD.like("code", learning_rate=0.05).floor
         0.01
         """
-        arguments.choice("implementation", implementation, tuple(_LIKE))
-        return cls(**{**_LIKE[implementation], **overrides})
+        return implementations.like(cls, implementations.INSGD, implementation, overrides)
 
     def build(self, variables):
         if self.built:

@@ -4,27 +4,11 @@ import keras
 from keras import ops
 
 from tf_blocknorm.light import cast, where
-from tf_blocknorm.optimizers import arguments
+from tf_blocknorm.optimizers import arguments, implementations
 from tf_blocknorm.optimizers.blockwise import Blockwise
 from tf_blocknorm.optimizers.forms import form
 from tf_blocknorm.optimizers.kernels import FUSED
 from tf_blocknorm.optimizers.rows import times
-
-# What `NovoGrad.like` knows: the arguments that make it another implementation.
-_LIKE = {
-    "paper": {},
-    "openseq2seq": {"learning_rate": 1.0, "epsilon_inside": True},
-    "tensorflow_addons": {
-        "learning_rate": 0.001,
-        "beta_1": 0.9,
-        "beta_2": 0.999,
-        "epsilon": 1e-7,
-        "learning_rate_inside": True,
-    },
-    "nemo": {"learning_rate": 0.001},
-    "timm": {"learning_rate": 0.001},
-    "optax": {"beta_1": 0.9, "beta_2": 0.25, "epsilon": 1e-6},
-}
 
 
 @form
@@ -168,8 +152,7 @@ class NovoGrad(Blockwise, keras.optimizers.Optimizer):
         >>> tf_blocknorm.NovoGrad.like("optax", learning_rate=0.003).beta_2
         0.25
         """
-        arguments.choice("implementation", implementation, tuple(_LIKE))
-        return cls(**{**_LIKE[implementation], **overrides})
+        return implementations.like(cls, implementations.NOVOGRAD, implementation, overrides)
 
     def build(self, variables):
         if self.built:

@@ -80,7 +80,7 @@ class Partition:
         made = []
         for group in groups:
             members, entries = [tensors[i] for i in group], None
-            if rows.POSSIBLE and any(map(rows.is_sparse, members)):
+            if rows.any_sparse(members):
                 entries = sum(math.prod(x.shape) for x in members)
             per_unit = self._by_unit and self._units(members[0])
             made.append(norms.Block(list(map(rows.values, members)), per_unit, entries))

@@ -29,6 +29,11 @@ def is_sparse(gradient):
     return isinstance(gradient, tf.IndexedSlices)
 
 
+def any_sparse(gradients):
+    """Whether one of them consists of rows."""
+    return POSSIBLE and any(map(is_sparse, gradients))
+
+
 def is_large(variable):
     """Whether moving some rows of a variable is worth the trouble."""
     return len(variable.shape) > 1 and math.prod(variable.shape) >= LARGE

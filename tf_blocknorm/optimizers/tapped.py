@@ -11,7 +11,7 @@ from tf_blocknorm.light import standard
 from tf_blocknorm.optimizers.hooks import Hooks, dense
 from tf_blocknorm.optimizers.kernels import FUSED, can_fuse, together
 from tf_blocknorm.optimizers.kernels.rules import gradient_descent
-from tf_blocknorm.optimizers.rows import is_sparse, times
+from tf_blocknorm.optimizers.rows import times
 
 # Of the optimizer: a namespace with `taps`, a dict by name, and what was replaced.
 ATTRIBUTE = "_tapped"
@@ -90,7 +90,7 @@ def patch(optimizer, outermost, create_state):
 
     def fused_step(gradients, variables, indices, rates):
         """Returns whether there is one."""
-        fits = seen.fused and _fit(gradients, variables, rates)
+        fits = seen.fused and FUSED.fits([standard(v.dtype) for v in variables], gradients, *rates)
         if fits:
             nones = [None] * len(indices)
             gradient_descent(optimizer, indices, gradients, variables, rates, nones)
@@ -177,13 +177,6 @@ class _Seen(threading.local):  # as tf.distribute runs every replica in a thread
 
     gradients = None
     fused = False
-
-
-def _fit(gradients, variables, rates):
-    """Whether one fused operation can update these variables."""
-    if any(map(is_sparse, gradients)):
-        return False
-    return FUSED.fits([standard(v.dtype) for v in variables], gradients, *rates)
 
 
 def _without_autograd():

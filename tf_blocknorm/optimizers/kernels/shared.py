@@ -3,6 +3,7 @@
 from keras import ops
 
 from tf_blocknorm.light import standard
+from tf_blocknorm.optimizers.rows import any_sparse
 
 _DTYPES = ("float32", "float64")
 
@@ -15,8 +16,10 @@ def rank(scalar):
 def fits(dtypes, tensors, *scalars):
     """Whether one operation takes variables of these dtypes, a tensor for each, and the scalars.
 
-    A scalar may be None.
+    A scalar may be None. None takes a sparse gradient.
     """
+    if any_sparse(tensors):
+        return False
     pairs = {(dtype, tensor.dtype) for dtype, tensor in zip(dtypes, tensors)}
     if len(pairs) != 1:
         return False
